@@ -1,0 +1,87 @@
+"""Backends: the same kernels computed by different means.
+
+``backend(name)`` returns an object with one function for each method of `interface.Kernels`, and with `xp`, the array
+library whose arrays they take. A backend overrides what is hot and inherits everything else from `reference.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any, cast
+
+import numpy
+
+from .interface import BACKWARD, KERNELS, Array, Kernels
+
+__all__ = ["BACKWARD", "KERNELS", "Array", "BackendError", "Kernels", "available", "backend"]
+
+_FAMILIES = {
+    "reference": {},
+    "cpu": {
+        "affine": "affine",
+        "affine_backward": "affine",
+        "affine_relu_dropout": "affine",
+        "affine_relu_dropout_backward": "affine",
+        "relu": "dropout",
+        "relu_backward": "dropout",
+        "dropout": "dropout",
+        "softmax_cross_entropy": "softmax",
+        "mean_squared_error": "softmax",
+        "sgd": "updates",
+        "adam": "updates",
+        "gather": "batches",
+        "philox": "philox",
+    },
+}
+"""For each backend, the module that holds its own version of a kernel."""
+
+
+class BackendError(RuntimeError):
+    """A backend that nobody knows or that this machine cannot run."""
+
+
+class _Backend:
+    """Kernels looked up on first use: naming a backend does not import its compiler."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.xp = numpy
+
+    def __getattr__(self, kernel: str) -> Any:
+        if kernel not in KERNELS:
+            raise AttributeError(f"backend {self.name!r} has no kernel {kernel!r}")
+        family = _FAMILIES[self.name].get(kernel)
+        module = f".{self.name}.{family}" if family else ".reference"
+        function = getattr(importlib.import_module(module, __name__), kernel)
+        setattr(self, kernel, function)
+        return function
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return backend, (self.name,)
+
+
+@cache
+def backend(name: str) -> Kernels:
+    """The backend called `name`: "cpu" (numba) or "reference" (plain array code, the specification).
+
+    Raises `BackendError` for a name this installation does not have.
+
+    >>> backend("cpu").name
+    'cpu'
+    """
+    if name not in available():
+        raise BackendError(f"unknown backend {name!r}: this machine has {', '.join(available())}")
+    return cast("Kernels", _Backend(name))
+
+
+def available() -> tuple[str, ...]:
+    """The names of the backends that this machine can run, the fastest first.
+
+    >>> "cpu" in available()
+    True
+    """
+    return ("cpu", "reference")

@@ -1,0 +1,15 @@
+"""Minibatches: gather, convert and standardise in one pass."""
+
+from __future__ import annotations
+
+from ..interface import Array
+from .compiling import kernel
+
+
+@kernel
+def gather(data: Array, rows: Array, mean: Array, scale: Array, out: Array) -> None:
+    number = out.dtype.type
+    for i in range(rows.size):
+        row = rows[i]
+        for j in range(data.shape[1]):
+            out[i, j] = (number(data[row, j]) - mean[j]) * scale[j]

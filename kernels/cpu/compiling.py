@@ -1,0 +1,28 @@
+"""How kernels are compiled: lazily, cached on disk where that is possible, releasing the GIL.
+
+numba's cache notices edits of the file that holds a function, not of files it takes helpers from: whoever edits
+`philox.py` removes the ``*.nb?`` files beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+FLOAT_RULES = {"contract", "reassoc", "nsz", "arcp"}
+"""Licence to fuse and reorder, but not to assume that NaN and inf never happen: divergence must stay visible."""
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile on first call; where no folder is writable, compile anew in each process instead of failing."""
+    try:
+        return njit(cache=True, nogil=True, fastmath=FLOAT_RULES)(function)
+    except RuntimeError:
+        return njit(nogil=True, fastmath=FLOAT_RULES)(function)
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """A function that only kernels call, compiled into each of them."""
+    return njit(nogil=True, fastmath=FLOAT_RULES, inline="never")(function)

@@ -1,0 +1,40 @@
+"""ReLU and dropout over flattened arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..interface import Array
+from .compiling import kernel
+from .philox import random_lanes
+
+BLOCKS = 64
+"""Philox blocks generated at a time: 512 elements, whose lanes (1 KiB) and values stay in the first-level cache."""
+
+
+@kernel
+def relu(x: Array, out: Array) -> None:
+    for i in range(x.size):
+        v = x[i]
+        out[i] = x.dtype.type(0) if v <= 0 else v
+
+
+@kernel
+def relu_backward(dy: Array, y: Array, dx: Array) -> None:
+    for i in range(y.size):
+        dx[i] = dy[i] if y[i] > 0 else dy.dtype.type(0)
+
+
+@kernel
+def dropout(x: Array, threshold: int, scale: float, seed: int, draw: int, stream: int, out: Array) -> None:
+    zero = x.dtype.type(0)
+    factor = x.dtype.type(scale)
+    # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
+    last = np.uint16(threshold - 1)
+    words = np.empty((BLOCKS, 4), np.uint32)
+    lanes = words.view(np.uint16).reshape(-1)
+    step = 8 * BLOCKS
+    for start in range(0, x.size, step):
+        random_lanes(start // 8, seed, draw, stream, words)
+        for i in range(min(step, x.size - start)):
+            out[start + i] = x[start + i] * factor if lanes[i] <= last else zero

@@ -1,0 +1,19 @@
+"""The package map; everything else stands in pyproject.toml.
+
+`kernels/` lies beside `tinygrad_cr/` and installs as `tinygrad_cr.kernels`. The list is written out because
+`find_packages` would also publish a stray top-level `kernels`.
+"""
+
+from setuptools import setup
+
+setup(
+    packages=[
+        "tinygrad_cr",
+        "tinygrad_cr.data",
+        "tinygrad_cr.kernels",
+        "tinygrad_cr.kernels.cpu",
+        "tinygrad_cr.nn",
+        "tinygrad_cr.train",
+    ],
+    package_dir={"tinygrad_cr": "tinygrad_cr", "tinygrad_cr.kernels": "kernels"},
+)

@@ -1,0 +1,196 @@
+"""The command line: `tinygrad-cr train`, `predict` and `gradcheck`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tinygrad_cr.data import Label, load, split
+from tinygrad_cr.data.standardize import MODES
+from tinygrad_cr.errors import DataError, OptionError, RunError, TinygradError
+from tinygrad_cr.nn import MLP
+from tinygrad_cr.nn.init import INITS
+from tinygrad_cr.op_table import check_all
+from tinygrad_cr.operands import DROPOUT_MODES
+from tinygrad_cr.optim import OPTIMIZERS
+from tinygrad_cr.random import Generator
+from tinygrad_cr.train import Trainer, evaluate, load_run, predict_proba
+from tinygrad_cr.train.progress import default_reporter
+from tinygrad_cr.train.run import next_run_path
+
+app = typer.Typer(
+    help="Train, use and check small neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _one_of(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} or {last}"
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on standard error and exit code 1."""
+    try:
+        app()
+    except TinygradError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz or .csv file.")
+    ] = "digits",
+    label: Annotated[
+        str | None, typer.Option(help="Label column of a .csv file: its name, or its position from 0.")
+    ] = None,
+    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, e.g. 100 or 256,128.")] = "200",
+    dropout: Annotated[float, typer.Option(help="Probability of dropping a hidden unit, in [0, 1).")] = 0.3,
+    dropout_mode: Annotated[str, typer.Option(help=f"Where to rescale: {_one_of(DROPOUT_MODES)}.")] = "inverted",
+    epochs: Annotated[int, typer.Option(help="How often each training row is seen.")] = 40,
+    batch_size: Annotated[int, typer.Option(help="Rows in a minibatch.")] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate at the start.")] = 0.01,
+    momentum: Annotated[float, typer.Option(help="Momentum of SGD, in [0, 1).")] = 0.9,
+    lr_decay: Annotated[float, typer.Option(help="Factor on the learning rate after each epoch.")] = 0.97,
+    reg: Annotated[float, typer.Option(help="Strength of the penalty 0.5 * reg * sum(W**2).")] = 0.0,
+    optimizer: Annotated[str, typer.Option(help=f"Update rule: {_one_of(OPTIMIZERS)}.")] = "sgd",
+    init: Annotated[str, typer.Option(help=f"{', '.join(INITS)}, or a standard deviation such as 1e-4.")] = "he",
+    standardize: Annotated[
+        str, typer.Option(help=f"How features are shifted and scaled: {_one_of(MODES)}.")
+    ] = "per-feature",
+    seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder, new or empty.  [default: runs/DATA-N]")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object; progress goes to standard error.")
+    ] = False,
+) -> None:
+    """Train a network, print its test accuracy, and write a run folder."""
+    dataset = load(data, label=Label.AUTO if label is None else _column(label))
+    parts = split(dataset, seed=seed)
+    if parts.test is None:
+        raise DataError(f"{data} has too few rows for a test part")
+    model = MLP(
+        [dataset.features, *_widths(hidden), dataset.classes],
+        dropout=dropout,
+        dropout_mode=dropout_mode,
+        init=_number_or_name(init),
+        generator=seed,
+    )
+    folder = out or next_run_path(Path("runs"), Path(data).stem)
+    trainer = Trainer(
+        model,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        lr_decay=lr_decay,
+        reg=reg,
+        epochs=epochs,
+        batch_size=batch_size,
+        standardize=standardize,
+        generator=Generator(seed, stream=1),
+        out=folder,
+        config={"data": data},
+        reporter=default_reporter(sys.stderr if as_json else sys.stdout),
+    )
+    history = trainer.fit(parts.train, parts.validation)
+    loss, accuracy = evaluate(model, parts.test, trainer.standardizer)
+    if as_json:
+        best = history.best()
+        print(
+            json.dumps(
+                {
+                    "run": str(folder),
+                    "test_accuracy": accuracy,
+                    "test_loss": loss,
+                    "best_epoch": best["epoch"],
+                    "best_val_accuracy": best["val_accuracy"],
+                    "seconds": history[-1]["seconds"],
+                }
+            )
+        )
+    else:
+        print(f"test accuracy {accuracy:.4f}, saved in {folder}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Option(help="Run folder that train wrote.")],
+    data: Annotated[str, typer.Option(help="A .csv or .npz file, or the name of a data set.")],
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column of a .csv file to leave out, by name or position, if it holds labels."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write.  [default: standard output]")] = None,
+) -> None:
+    """Write the class and the probability of each class for every row, as CSV."""
+    run = load_run(model)
+    rows = load(data, label=None if label is None else _column(label))
+    probabilities = predict_proba(run.model, rows.x, run.standardizer)
+    if out is None:
+        _write_predictions(sys.stdout, probabilities, run.class_names)
+        return
+    try:
+        with out.open("x", newline="") as file:
+            _write_predictions(file, probabilities, run.class_names)
+    except FileExistsError:
+        raise RunError(f"{out} exists already; nothing was written, choose a new name") from None
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror}") from None
+
+
+@app.command()
+def gradcheck(
+    seed: Annotated[int, typer.Option(help="Of the numbers that the operations are tried on.")] = 0,
+) -> None:
+    """Check the gradient of every operation against finite differences; exit code 1 if one is wrong."""
+    table = Table("operation", "case", "derivatives", "largest error", "verdict")
+    failures = []
+    for operation, case, report in check_all(seed):
+        verdict = "[green]ok[/green]" if report.ok else "[red]WRONG[/red]"
+        table.add_row(operation, case, str(report.compared), f"{report.error:.1e}", verdict)
+        if not report.ok:
+            failures.append(str(report))
+    console = Console() if sys.stdout.isatty() else Console(width=100)
+    console.print(table)
+    if failures:
+        console.print("\n".join(failures), markup=False)
+        raise typer.Exit(1)
+    console.print(f"{table.row_count} cases, all gradients agree with finite differences")
+
+
+def _write_predictions(file: IO[str], probabilities: np.ndarray[Any, Any], names: list[str]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["class", *(f"p_{name}" for name in names)])
+    for row in probabilities:
+        writer.writerow([names[int(row.argmax())], *(f"{p:.6g}" for p in row)])
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        return [int(width) for width in text.split(",") if width.strip()]
+    except ValueError:
+        raise OptionError(f"--hidden wants widths such as 100 or 256,128; got {text!r}") from None
+
+
+def _column(text: str) -> str | int:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _number_or_name(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text

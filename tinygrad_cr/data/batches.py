@@ -1,0 +1,81 @@
+"""`Batches`: the shuffled, standardised minibatches of one epoch after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygrad_cr.data.dataset import Dataset
+from tinygrad_cr.data.standardize import Standardizer
+from tinygrad_cr.errors import DataError
+from tinygrad_cr.kernels import backend
+from tinygrad_cr.options import integer
+from tinygrad_cr.random import Generator
+
+
+class Batches:
+    """Iterating yields one epoch of ``(x [b, d] float, y [b] int64)``; every row is seen once.
+
+    **x and y are views into two buffers that the next step overwrites: copy what you keep.** For the same
+    reason two iterations over one `Batches` must not run at once. Fresh arrays would cost a page fault every
+    4 KiB of every step.
+
+    dataset: labelled rows. batch_size: rows a step; the last step of an epoch has what is left, and a
+    batch_size beyond the number of rows gives one step. standardizer: a fitted `Standardizer`, applied in the
+    same pass that gathers and converts the rows. generator: each epoch draws its permutation from it; None
+    means ``Generator(0)``. shuffle=False keeps the rows in order and draws nothing. dtype: "float32" or
+    "float64".
+
+    Raises `OptionError` for a batch_size that is no integer of at least 1, `DataError` for rows without
+    labels, `ShapeError` for a standardizer fitted on other features.
+
+    >>> data = Dataset([[1, 2], [3, 4], [5, 6]], [0, 1, 0])
+    >>> [(x.tolist(), y.tolist()) for x, y in Batches(data, 2, shuffle=False)]
+    [([[1.0, 2.0], [3.0, 4.0]], [0, 1]), ([[5.0, 6.0]], [0])]
+    >>> len(Batches(data, 2))
+    2
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        standardizer: Standardizer | None = None,
+        generator: Generator | None = None,
+        shuffle: bool = True,
+        dtype: str = "float32",
+    ) -> None:
+        size = integer("batch_size", batch_size, least=1)
+        if dataset.y is None:
+            raise DataError("minibatches for training need labels and this data set has none: give y")
+        standardizer = Standardizer("none").fit(dataset.x[:1]) if standardizer is None else standardizer
+        self.dataset = dataset
+        self.batch_size = min(size, len(dataset))
+        self.generator = Generator(0) if generator is None else generator
+        self.shuffle = shuffle
+        self._labels = dataset.y
+        self._mean, self._scale = standardizer.parameters(dataset.x, dtype)
+        self._x = np.empty((self.batch_size, dataset.features), dtype)
+        # The kernel writes into x itself unless float64 rows are wanted in float32.
+        self._gathered = self._x if self._mean.dtype == dtype else np.empty(self._x.shape, self._mean.dtype)
+        self._y = np.empty(self.batch_size, np.int64)
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        gather, rows = backend("cpu").gather, np.arange(len(self.dataset))
+        order = self.generator.permutation(len(rows)) if self.shuffle else rows
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            x, y = self._x[: len(chosen)], self._y[: len(chosen)]
+            gather(self.dataset.x, chosen, self._mean, self._scale, self._gathered[: len(chosen)])
+            if self._gathered is not self._x:
+                x[...] = self._gathered[: len(chosen)]
+            # mode="clip" only because NumPy buffers the output otherwise; no row is out of range.
+            np.take(self._labels, chosen, out=y, mode="clip")
+            yield x, y

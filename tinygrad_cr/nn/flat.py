@@ -1,0 +1,73 @@
+"""One buffer for all parameters of a network and one for their gradients: a single kernel updates everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinygrad_cr.errors import DTypeError
+from tinygrad_cr.kernels import Array, Kernels, backend
+
+if TYPE_CHECKING:
+    from tinygrad_cr.nn.module import Parameter
+
+ALIGNMENT = 64
+"""Every tensor starts on a cache line, which is also the widest vector register."""
+
+
+class FlatParameters:
+    """The parameters of a module, packed; from then on each parameter's data is a view into `values`.
+
+    Attributes:
+        names, parameters: in the order of packing.
+        values: [p] all parameters; gaps between tensors hold zeros.
+        gradients: [p] where the gradient of each parameter is written, in the same places.
+        spans: [k, 2] int64, the half-open range of each tensor.
+
+    Raises:
+        DTypeError: parameters of more than one dtype or device, which no single buffer can hold.
+    """
+
+    def __init__(self, named: Mapping[str, Parameter]) -> None:
+        self.names = list(named)
+        self.parameters = list(named.values())
+        if len({(p.dtype, p.device) for p in self.parameters}) > 1:
+            kinds = ", ".join(f"{name} {p.dtype} on {p.device}" for name, p in named.items())
+            raise DTypeError(f"one network wants one dtype and one device, got {kinds}; use module.to(...)")
+        dtype = self.parameters[0].dtype if self.parameters else np.dtype(np.float32)
+        per_line = ALIGNMENT // dtype.itemsize
+        sizes = np.array([p.size for p in self.parameters], np.int64)
+        lines = -(-sizes // per_line) * per_line
+        starts = np.concatenate([[0], np.cumsum(lines)]).astype(np.int64)
+        self.spans = np.stack([starts[:-1], starts[:-1] + sizes], axis=1)
+        total = int(starts[-1])
+        self.backend: Kernels = self.parameters[0].backend if self.parameters else backend("cpu")
+        self.values = self.zeros(total, dtype)
+        self.gradients = self.zeros(total, dtype)
+        self._views: list[Array] = []
+        for parameter, (start, stop) in zip(self.parameters, self.spans, strict=True):
+            view = self.values[start:stop].reshape(parameter.shape)
+            view[...] = parameter.data
+            parameter.data = view
+            parameter.grad_view = self.gradients[start:stop].reshape(parameter.shape)
+            parameter.grad = None
+            self._views.append(view)
+
+    def zeros(self, size: int, dtype: np.dtype[Any]) -> Array:
+        """A buffer of zeros that begins on a cache line."""
+        room = self.backend.xp.zeros(size + ALIGNMENT // dtype.itemsize, dtype)
+        address = room.ctypes.data if isinstance(room, np.ndarray) else room.data.ptr
+        first = -address % ALIGNMENT // dtype.itemsize
+        return room[first : first + size]
+
+    def covers(self, parameters: Sequence[Parameter]) -> bool:
+        """Whether these are the parameters packed here, and none was given other memory since."""
+        return len(parameters) == len(self.parameters) and all(
+            p is q and p.data is view for p, q, view in zip(parameters, self.parameters, self._views, strict=True)
+        )
+
+    def intact(self) -> bool:
+        """Whether every parameter still lives in this buffer."""
+        return all(p.data is view for p, view in zip(self.parameters, self._views, strict=True))

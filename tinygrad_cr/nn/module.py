@@ -1,0 +1,189 @@
+"""`Module`: something with parameters, a forward pass, and a state that can be saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
+from tinygrad_cr.kernels import available
+from tinygrad_cr.nn.flat import FlatParameters
+from tinygrad_cr.tensor import FLOATS, Tensor, find_backend
+
+
+class Parameter(Tensor):
+    """A tensor that training changes.
+
+    Args:
+        data: float32 or float64 array.
+        regularized: whether penalties on the size of weights apply to it (to weights they do, to biases not).
+
+    >>> Parameter(np.zeros(3, "float32")).requires_grad
+    True
+    """
+
+    __slots__ = ("regularized",)
+
+    def __init__(self, data: Any, *, regularized: bool = True, device: str | None = None) -> None:
+        super().__init__(data, requires_grad=True, device=device)
+        self.regularized = regularized
+
+
+class Module:
+    """Base class of layers and networks.
+
+    A subclass assigns its parameters and sub-modules (also in lists) to attributes and defines `forward`. Names are the
+    dotted paths of attributes: ``layers.0.weight``.
+
+    >>> class Scale(Module):
+    ...     def __init__(self):
+    ...         self.factor = Parameter([2.0])
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> model = Scale()
+    >>> model(Tensor([3.0])).data
+    array([6.], dtype=float32)
+    >>> list(model.state_dict())
+    ['factor']
+    """
+
+    training = True
+    _flat: FlatParameters | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The computation; subclasses define it."""
+        raise TypeError(f"{type(self).__name__} defines no forward()")
+
+    def __call__(self, x: Any) -> Tensor:
+        return self.forward(x if isinstance(x, Tensor) else Tensor(x))
+
+    def children(self) -> Iterator[tuple[str, Module | Parameter]]:
+        """What this module is made of, with the names of the attributes."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module | Parameter):
+                yield name, value
+            elif isinstance(value, list | tuple):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module | Parameter):
+                        yield f"{name}.{i}", item
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters below this module, each once, with their dotted names."""
+        seen: set[int] = set()
+        for name, parameter in self._walk(""):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+        for name, child in self.children():
+            if isinstance(child, Parameter):
+                yield prefix + name, child
+            else:
+                yield from child._walk(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters, in the order of `named_parameters`."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it."""
+        yield self
+        for _, child in self.children():
+            if isinstance(child, Module):
+                yield from child.modules()
+
+    def train(self, training: bool = True) -> Module:
+        """Switch to training (dropout drops), or with False to evaluation; returns the module."""
+        for module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self) -> Module:
+        """Switch to evaluation: dropout drops nothing; returns the module."""
+        return self.train(False)
+
+    def flat(self) -> FlatParameters:
+        """All parameters and gradients as two flat buffers, of which the parameters are views."""
+        if self._flat is None or not self._flat.covers(self.parameters()):
+            self._flat = FlatParameters(dict(self.named_parameters()))
+        return self._flat
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Copies of all parameters by name."""
+        return {name: np.array(p.data) for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy arrays into the parameters of the same names. Either all fit, or nothing is changed.
+
+        Raises:
+            StateDictError: missing or unexpected names, or shapes or dtypes that differ; all of them are named.
+        """
+        own = dict(self.named_parameters())
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        problems = [f"missing {name}" for name in own if name not in arrays]
+        problems += [f"unexpected {name}" for name in arrays if name not in own]
+        for name, parameter in own.items():
+            if name in arrays and arrays[name].shape != parameter.shape:
+                problems.append(f"{name} has shape {arrays[name].shape}, the module wants {parameter.shape}")
+            elif name in arrays and arrays[name].dtype != parameter.dtype:
+                problems.append(
+                    f"{name} is {arrays[name].dtype}, the module is {parameter.dtype}; "
+                    f"convert it first with .to({str(arrays[name].dtype)!r})"
+                )
+        if problems:
+            raise StateDictError("state dict does not fit, nothing was loaded: " + "; ".join(problems))
+        for name, parameter in own.items():
+            parameter.data[...] = arrays[name]
+
+    def to(self, target: str) -> Module:
+        """Convert all parameters to a dtype ("float32", "float64") or move them to a device; returns the module.
+
+        Gradients are forgotten, and optimisers made before must be made anew.
+
+        Raises:
+            OptionError: neither a float dtype nor a device this machine has.
+
+        >>> Parameter.__name__, Module().to("float64").parameters()
+        ('Parameter', [])
+        """
+        if target in available():
+            kernels = find_backend(target)
+            for parameter in self.parameters():
+                parameter.data = kernels.xp.array(parameter.data)
+                parameter.backend = kernels
+        else:
+            try:
+                dtype = np.dtype(target)
+            except TypeError:
+                dtype = None
+            if dtype not in FLOATS:
+                devices = ", ".join(available())
+                raise OptionError(f"to() takes float32, float64 or a device ({devices}), got {target!r}")
+            for parameter in self.parameters():
+                parameter.data = parameter.data.astype(dtype)
+        for parameter in self.parameters():
+            parameter.grad = parameter.grad_view = None
+        for module in self.modules():
+            module._flat = None
+        self.flat()
+        return self
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that all parameters share.
+
+        Raises:
+            DTypeError: they do not, or there are none.
+        """
+        kinds = {p.dtype for p in self.parameters()}
+        if len(kinds) != 1:
+            raise DTypeError(f"the parameters of {type(self).__name__} have {len(kinds)} dtypes, wanted one")
+        return kinds.pop()

@@ -1,0 +1,179 @@
+"""Operands: what the rules in `ops.py` ask of their arguments before they compute.
+
+Each function turns what a user may pass (tensors, arrays, numbers) into what a rule works with, or raises the typed
+error that says which operation got which shapes, dtypes or devices, and what would fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.errors import DataError, DeviceError, DTypeError, OptionError, ShapeError, unknown_name
+from tinygrad_cr.kernels import Array
+from tinygrad_cr.random import Generator, keep_probability, keep_threshold
+from tinygrad_cr.tensor import FLOATS, Axes, Tensor, record, wrap
+
+DROPOUT_MODES = ("inverted", "vanilla")
+KEEP_ALL = 65536
+"""The dropout threshold that keeps every element: no mask is drawn."""
+
+
+def broadcast(op: str, function: Callable[[Array, Array], Array], a: Tensor, b: Tensor) -> Array:
+    try:
+        return function(a.data, b.data)
+    except ValueError:
+        raise ShapeError(f"{op}: shapes {a.shape} and {b.shape} do not fit together") from None
+
+
+def one(op: str, x: Any, floats: bool = False) -> tuple[Tensor, Any]:
+    if not isinstance(x, Tensor):
+        x = Tensor(x)
+    if floats and x.data.dtype not in FLOATS:
+        raise float_error(op, x.dtype)
+    return x, x.backend.xp
+
+
+def pair(op: str, a: Any, b: Any, floats: bool = False) -> tuple[Tensor, Tensor, Any]:
+    """Both operands as tensors that may be computed with: same device, same dtype where both are float."""
+    if not isinstance(a, Tensor):
+        a = _partner(op, a, b)
+    if not isinstance(b, Tensor):
+        b = _partner(op, b, a)
+    if a.backend is not b.backend:
+        raise device_error(op, a, b)
+    p, q = a.data.dtype, b.data.dtype
+    if p != q:
+        if p in FLOATS and q in FLOATS:
+            raise mix_error(op, p, q)
+        if p in FLOATS:
+            b = wrap(b.data.astype(p), b.backend)
+        elif q in FLOATS:
+            a = wrap(a.data.astype(q), a.backend)
+    if floats and a.data.dtype not in FLOATS:
+        raise float_error(op, a.dtype)
+    return a, b, a.backend.xp
+
+
+def _partner(op: str, value: Any, other: Any) -> Tensor:
+    """A number or array as a tensor beside `other`: numbers take its dtype, everything takes its device."""
+    if not isinstance(other, Tensor):
+        return Tensor(value)
+    if not isinstance(value, bool | int | float | np.number):
+        return Tensor(value, device=other.device)
+    if isinstance(value, float | np.floating) and other.dtype not in FLOATS:
+        raise DTypeError(f"{op} of the number {value} and {other.dtype}: convert with .astype('float32') first")
+    return wrap(other.backend.xp.asarray(value, other.dtype), other.backend)
+
+
+def several(op: str, tensors: Sequence[Any]) -> tuple[tuple[Tensor, ...], Any]:
+    parts = tuple(t if isinstance(t, Tensor) else Tensor(t) for t in tensors)
+    if not parts:
+        raise ShapeError(f"{op} wants at least one tensor")
+    for t in parts[1:]:
+        if t.backend is not parts[0].backend:
+            raise device_error(op, parts[0], t)
+        if t.dtype != parts[0].dtype:
+            raise mix_error(op, parts[0].dtype, t.dtype)
+    return parts, parts[0].backend.xp
+
+
+def normalised_axes(op: str, x: Tensor, axis: Axes, nonempty: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes as a tuple of numbers from 0, and the shape with those axes kept at length 1."""
+    given = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
+    axes = tuple(int(i) + x.ndim if i < 0 else int(i) for i in given)
+    if any(not 0 <= i < x.ndim for i in axes) or len(set(axes)) != len(axes):
+        raise ShapeError(f"{op}: axis {axis} does not fit shape {x.shape}")
+    if nonempty and not all(x.shape[i] for i in axes):
+        raise ShapeError(f"{op} over no elements: shape {x.shape}, axis {axis}")
+    return axes, tuple([1 if i in axes else n for i, n in enumerate(x.shape)])
+
+
+def affine_operands(op: str, x: Any, w: Any, b: Any) -> tuple[Any, ...]:
+    """x, w, b, their array library, x as contiguous rows [n, in], and the shape of the result."""
+    x, w, b = (t if isinstance(t, Tensor) else Tensor(t) for t in (x, w, b))
+    if not (x.backend is w.backend is b.backend):
+        raise device_error(op, x, w if w.backend is not x.backend else b)
+    xd, wd, bd = x.data, w.data, b.data
+    if not (xd.dtype == wd.dtype == bd.dtype):
+        raise mix_error(op, xd.dtype, wd.dtype if wd.dtype != xd.dtype else bd.dtype)
+    if xd.dtype not in FLOATS:
+        raise float_error(op, xd.dtype)
+    if wd.ndim != 2 or not xd.ndim or xd.shape[-1] != wd.shape[0] or bd.shape != wd.shape[1:]:
+        raise ShapeError(f"{op} wants x [..., in], w [in, out], b [out]; got {xd.shape}, {wd.shape}, {bd.shape}")
+    xp = x.backend.xp
+    rows = xp.ascontiguousarray(xd)
+    out_shape = (*xd.shape[:-1], wd.shape[1])
+    if rows.ndim != 2:
+        rows = rows.reshape(math.prod(xd.shape[:-1]), wd.shape[0])
+    if not wd.flags.c_contiguous or not bd.flags.c_contiguous:
+        w, b = _contiguous(w), _contiguous(b)
+    return x, w, b, xp, rows, out_shape
+
+
+def flat(array: Array, xp: Any) -> Array:
+    return xp.ascontiguousarray(array).reshape(-1)
+
+
+def dropout_plan(dropout: float, mode: str, training: bool) -> tuple[int, float]:
+    """The threshold a lane must stay below, and what is left is multiplied by. `KEEP_ALL` keeps everything."""
+    if mode not in DROPOUT_MODES:
+        raise unknown_name("dropout mode", mode, DROPOUT_MODES)
+    threshold = keep_threshold(dropout)
+    keep = keep_probability(threshold)
+    if mode == "inverted":
+        return (threshold, 1 / keep) if training else (KEEP_ALL, 1.0)
+    return (threshold, 1.0) if training else (KEEP_ALL, keep)
+
+
+def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
+    """The seed, draw and stream of one new mask."""
+    if generator is None:
+        raise OptionError("dropout in training needs randomness: pass generator=Generator(seed), or training=False")
+    return generator.seed, generator.next_draw(), generator.stream
+
+
+def label_array(labels: Any, xp: Any) -> Array:
+    y = labels.data if isinstance(labels, Tensor) else xp.asarray(labels)
+    if y.dtype.kind not in "iu":
+        raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")
+    return xp.ascontiguousarray(y, dtype=np.int64)
+
+
+def check_labels(labels: Array, classes: int) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"label {int(labels[row])} in row {row} is outside [0, {classes}): the logits have {classes} columns"
+        )
+
+
+def sample_weights(weights: Any, logits: Tensor, xp: Any) -> Array:
+    w = xp.ascontiguousarray(weights.data if isinstance(weights, Tensor) else weights, dtype=logits.dtype)
+    if w.shape != logits.shape[:1]:
+        raise ShapeError(f"one weight a row: logits {logits.shape}, weights {w.shape}")
+    if not (w >= 0).all() or not w.any():
+        raise DataError("sample weights must be >= 0, not NaN, and not all zero")
+    return w
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """x itself, or a recorded copy of it in C order."""
+    xp = x.backend.xp
+    return x if x.data.flags.c_contiguous else record(xp.ascontiguousarray(x.data), (x,), lambda g: (g,))
+
+
+def float_error(op: str, dtype: Any) -> DTypeError:
+    return DTypeError(f"{op} wants float32 or float64, got {dtype}; convert with .astype('float32')")
+
+
+def mix_error(op: str, p: Any, q: Any) -> DTypeError:
+    return DTypeError(f"{op} of {p} and {q}: dtypes are not mixed silently; convert one with .astype('{p}')")
+
+
+def device_error(op: str, a: Tensor, b: Tensor) -> DeviceError:
+    return DeviceError(f"{op} of tensors on {a.device!r} and {b.device!r}: move one with .to({a.device!r})")

@@ -1,0 +1,235 @@
+"""Optimisers, in order of increasing complexity. Each step is one kernel call over the flat buffers of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.errors import GraphError, OptionError, StateDictError, unknown_name
+from tinygrad_cr.kernels import Array
+from tinygrad_cr.nn import Module
+from tinygrad_cr.options import number
+
+
+class Optimizer:
+    """What all optimisers share: the buffers, which tensors take part, and the penalty on weights.
+
+    Args:
+        model: the module whose parameters are updated.
+        lr: the learning rate; assign to it at any time.
+        weight_decay: adds ``weight_decay * W`` to the gradient of weights, not of biases.
+
+    Raises:
+        OptionError: a number outside its range.
+    """
+
+    buffers: tuple[str, ...] = ()
+    """The names of the attributes that hold state of the size of the parameters."""
+
+    def __init__(self, model: Module, lr: float, weight_decay: float = 0.0) -> None:
+        self.flat = model.flat()
+        self.lr = number("lr", lr)
+        self.weight_decay = number("weight_decay", weight_decay)
+        self.steps = 0
+        self._weights = np.array([float(p.regularized) for p in self.flat.parameters])
+        self._everything = list(range(len(self.flat.parameters)))
+        for name in self.buffers:
+            setattr(self, name, self.flat.zeros(self.flat.values.size, self.flat.values.dtype))
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.flat.parameters:
+            parameter.grad = None
+
+    def step(self, *, reg: float = 0.0, norms: bool = False) -> Array | None:
+        """Update every parameter that has a gradient; one without is left alone.
+
+        Args:
+            reg: strength of the penalty 0.5 * reg * sum(W**2) on weights, whose gradient is added here.
+            norms: measure, in the same pass, ``sum(p**2)`` before the update and ``sum(update**2)``.
+
+        Returns:
+            [k, 2] float64, a row for each of the module's parameters in order, or None.
+
+        Raises:
+            GraphError: a parameter got other memory since this optimiser was made.
+        """
+        flat = self.flat
+        if not flat.intact():
+            raise GraphError(
+                "the model's parameters moved to other memory since the optimizer was made "
+                "(by .to(), by packing into another module, or by assigning .data); make the optimizer afterwards"
+            )
+        chosen = [i for i, p in enumerate(flat.parameters) if p.grad is not None and p.requires_grad]
+        spans, weights = flat.spans, self._weights
+        if chosen != self._everything:
+            spans, weights = flat.spans[chosen], weights[chosen]
+        out = np.zeros((len(chosen), 2)) if norms else None
+        self.steps += 1
+        self._update(spans, (self.weight_decay + reg) * weights, weights, out)
+        if out is not None and chosen != self._everything:
+            everything = np.zeros((len(self._everything), 2))
+            everything[chosen] = out
+            return everything
+        return out
+
+    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+        raise TypeError(f"{type(self).__name__} defines no update")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of everything a later step depends on: the buffers by name, and `steps`."""
+        return {"steps": np.array(self.steps)} | {name: np.array(getattr(self, name)) for name in self.buffers}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave. Either all fits, or nothing is changed.
+
+        Raises:
+            StateDictError: missing or unexpected names, or a buffer of another size or dtype.
+        """
+        wanted = {"steps", *self.buffers}
+        problems = [f"missing {name}" for name in sorted(wanted - set(state))]
+        problems += [f"unexpected {name}" for name in sorted(set(state) - wanted)]
+        for name in self.buffers:
+            own, given = getattr(self, name), np.asarray(state.get(name, 0))
+            if name in state and (given.shape, given.dtype) != (own.shape, own.dtype):
+                problems.append(f"{name} is {given.dtype} {given.shape}, wanted {own.dtype} {own.shape}")
+        if problems:
+            raise StateDictError("optimizer state does not fit, nothing was loaded: " + "; ".join(problems))
+        self.steps = int(state["steps"])
+        for name in self.buffers:
+            getattr(self, name)[...] = state[name]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent.
+
+    ``velocity = momentum * velocity + grad``, ``p -= lr * velocity``; with `nesterov`
+    ``p -= lr * (grad + momentum * velocity)`` (Sutskever et al. 2013, in the form that evaluates at p).
+
+    >>> from tinygrad_cr import nn
+    >>> model = nn.Affine(1, 1, init=0.0)
+    >>> optimizer = SGD(model, lr=0.5)
+    >>> model([[2.0]]).sum().backward()
+    >>> optimizer.step()
+    >>> model.weight.data
+    array([[-1.]], dtype=float32)
+    """
+
+    buffers = ("velocity",)
+    velocity: Array
+
+    def __init__(
+        self,
+        model: Module,
+        lr: float,
+        momentum: float = 0.0,
+        *,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(model, lr, weight_decay)
+        self.momentum = number("momentum", momentum, below=1)
+        self.nesterov = nesterov
+        if nesterov and not momentum:
+            raise OptionError("nesterov wants a momentum above 0")
+
+    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+        flat = self.flat
+        flat.backend.sgd(
+            flat.values,
+            flat.gradients,
+            self.velocity,
+            spans,
+            l2,
+            self.lr,
+            self.momentum,
+            self.nesterov,
+            norms,
+        )
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015): steps scaled by running moments of the gradient.
+
+    Args:
+        betas: how slowly the means of the gradient and of its square change, each in [0, 1).
+        eps: added to the root of the second, against division by 0.
+    """
+
+    buffers = ("mean", "square")
+    mean: Array
+    square: Array
+
+    def __init__(
+        self,
+        model: Module,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(model, lr, weight_decay)
+        self.betas = (number("betas[0]", betas[0], below=1), number("betas[1]", betas[1], below=1))
+        self.eps = number("eps", eps)
+
+    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+        self._adam(spans, l2, np.zeros(len(l2)), norms)
+
+    def _adam(self, spans: Array, l2: Array, decay: Array, norms: Array | None) -> None:
+        flat = self.flat
+        flat.backend.adam(
+            flat.values,
+            flat.gradients,
+            self.mean,
+            self.square,
+            spans,
+            l2,
+            decay,
+            self.lr,
+            *self.betas,
+            self.eps,
+            self.steps,
+            norms,
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): ``p -= lr * weight_decay * p`` for weights."""
+
+    def __init__(
+        self,
+        model: Module,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(model, lr, betas, eps=eps, weight_decay=weight_decay)
+
+    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+        decay = self.weight_decay * weights
+        self._adam(spans, l2 - decay, decay, norms)
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
+def make_optimizer(name: str, model: Module, lr: float, momentum: float) -> Optimizer:
+    """The optimiser of that name; momentum concerns SGD alone.
+
+    Raises:
+        OptionError: an unknown name (the nearest one is named), or a number outside its range.
+
+    >>> from tinygrad_cr import nn
+    >>> type(make_optimizer("adam", nn.Affine(1, 1), 1e-3, 0.0)).__name__
+    'Adam'
+    """
+    if name not in OPTIMIZERS:
+        raise unknown_name("optimizer", name, OPTIMIZERS)
+    if name == "sgd":
+        return SGD(model, lr, momentum)
+    return OPTIMIZERS[name](model, lr)

@@ -1,0 +1,42 @@
+"""Options checked where they come in: a number of the right kind, inside its range, or an error that says so."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.errors import OptionError
+
+
+def number(name: str, value: Any, *, below: float = math.inf, hint: str = "") -> float:
+    """The value as a float in [0, below).
+
+    Raises:
+        OptionError: not a real number, NaN, or outside the range; `hint` is appended to the message.
+
+    >>> number("lr", 1)
+    1.0
+    """
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not real or not 0 <= value < below:
+        wanted = "a finite number >= 0" if below == math.inf else f"a number in [0, {below:g})"
+        raise OptionError(f"{name} must be {wanted}, got {value!r}" + (f"; {hint}" if hint else ""))
+    return float(value)
+
+
+def integer(name: str, value: Any, *, least: int = 0, below: int | None = None) -> int:
+    """The value as an int of at least `least` and, if given, below `below`.
+
+    Raises:
+        OptionError: not an integer, or outside the range.
+
+    >>> integer("epochs", 20, least=1)
+    20
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (below is not None and value >= below):
+        limit = "" if below is None else f" and below {below}"
+        raise OptionError(f"{name} must be an integer of at least {least}{limit}, got {value!r}")
+    return int(value)

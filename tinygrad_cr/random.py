@@ -1,0 +1,135 @@
+"""Random numbers that are a pure function of where they are asked for.
+
+A `Generator` holds three integers, (seed, draw, stream), and nothing else: every call is one *draw* of the Philox
+counter (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so the same state gives the same numbers
+on every backend and for any number of threads, and a checkpoint is three integers.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.kernels import backend
+from tinygrad_cr.options import integer, number
+
+SEED_LIMIT = 2**63
+STREAM_LIMIT = 2**31
+_LANES = 65536
+
+
+class Generator:
+    """A counter-based source of randomness.
+
+    Args:
+        seed: 0 <= seed < 2**63; None takes one from the operating system (read it back from `seed`).
+        stream: 0 <= stream < 2**31; generators that differ only here are independent.
+        draw: how many draws were already taken.
+
+    Raises:
+        OptionError: one of them is no integer, or outside its range.
+
+    >>> Generator(7).uniform((2,)) == Generator(7).uniform((2,))
+    array([ True,  True])
+    """
+
+    __slots__ = ("draw", "seed", "stream")
+
+    def __init__(self, seed: int | None = None, stream: int = 0, draw: int = 0) -> None:
+        if seed is None:
+            seed = secrets.randbelow(SEED_LIMIT)
+        self.seed = integer("seed", seed, below=SEED_LIMIT)
+        self.stream = integer("stream", stream, below=STREAM_LIMIT)
+        self.draw = integer("draw", draw, below=SEED_LIMIT)
+
+    def next_draw(self) -> int:
+        """Claim the next draw: its number, for a kernel that makes the random bits itself."""
+        self.draw += 1
+        return self.draw - 1
+
+    def words(self, n: int) -> Any:
+        """The next draw: uint32 [n, 4], one Philox block a row."""
+        draw = self.next_draw()
+        counters = np.empty((n, 4), np.uint32)
+        counters[:, 0] = np.arange(n, dtype=np.uint32)
+        counters[:, 1:] = np.array([draw % 2**32, draw >> 32, self.stream], np.uint32)
+        out = np.empty((n, 4), np.uint32)
+        backend("cpu").philox(counters, np.array([self.seed % 2**32, self.seed >> 32], np.uint32), out)
+        return out
+
+    def uniform(self, shape: tuple[int, ...]) -> Any:
+        """Uniform numbers, float64 [shape], strictly between 0 and 1, 52 random bits each.
+
+        >>> bool((0 < Generator(0).uniform((1000,))).all())
+        True
+        """
+        size = math.prod(shape)
+        halves = self.words(-(-size // 2)).reshape(-1, 2)[:size].astype(np.uint64)
+        bits = (halves[:, 0] << np.uint64(32) | halves[:, 1]) >> np.uint64(12)
+        # 52 bits and a half: with 53, the largest would round up to 1.
+        return ((bits + 0.5) * 2.0**-52).reshape(shape)
+
+    def normal(self, shape: tuple[int, ...]) -> Any:
+        """Standard normal numbers, float64 [shape] (Box and Muller 1958).
+
+        >>> round(float(Generator(0).normal((10000,)).std()), 1)
+        1.0
+        """
+        size = math.prod(shape)
+        u = self.uniform((-(-size // 2), 2))
+        radius = np.sqrt(-2.0 * np.log(u[:, 0]))
+        angle = 2.0 * np.pi * u[:, 1]
+        pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        return pairs.reshape(-1)[:size].reshape(shape)
+
+    def permutation(self, n: int) -> Any:
+        """A shuffled ``arange(n)``: int64 [n].
+
+        Sorts random keys that carry their index in the low bits: ties cannot happen, so the result does not depend
+        on the sorting algorithm, and a plain sort is faster than an argsort.
+
+        >>> sorted(Generator(3).permutation(4).tolist())
+        [0, 1, 2, 3]
+        """
+        keys = self.words(-(-n // 2)).reshape(-1, 2)[:n].astype(np.uint64)
+        low = np.uint64((1 << max(1, (n - 1).bit_length())) - 1)
+        order = (keys[:, 0] << np.uint64(32) | keys[:, 1]) & ~low | np.arange(n, dtype=np.uint64)
+        order.sort()
+        return (order & low).astype(np.int64)
+
+    def state(self) -> dict[str, int]:
+        """Everything there is to save: ``Generator(**state)`` goes on from here.
+
+        >>> Generator(5, stream=2).state()
+        {'seed': 5, 'stream': 2, 'draw': 0}
+        """
+        return {"seed": self.seed, "stream": self.stream, "draw": self.draw}
+
+    def __repr__(self) -> str:
+        return f"Generator(seed={self.seed}, stream={self.stream}, draw={self.draw})"
+
+
+def as_generator(source: Generator | int | None) -> Generator:
+    """A generator from a generator, a seed, or None (a fresh seed from the operating system)."""
+    return source if isinstance(source, Generator) else Generator(source)
+
+
+def keep_threshold(dropout: float) -> int:
+    """How many of the 65,536 values of a lane keep an element: the probability of keeping, quantised.
+
+    >>> keep_threshold(0.5)
+    32768
+
+    Raises:
+        OptionError: `dropout` is not in [0, 1).
+    """
+    number("dropout", dropout, below=1, hint="it is the probability of dropping a unit, and 0 switches it off")
+    return max(1, round((1 - float(dropout)) * _LANES))
+
+
+def keep_probability(threshold: int) -> float:
+    """The exact probability of keeping that a threshold stands for."""
+    return threshold / _LANES

@@ -1,0 +1,164 @@
+"""The tape: which computation led to a tensor, and the walk back along it.
+
+A node holds its parents and one rule: from the gradient of its output to the gradients of its parents. A parent is
+another node, or a *leaf* (a tensor somebody made with ``requires_grad=True``), or None where no gradient is wanted.
+Nodes point to their parents only, so a graph has no cycles and goes with its last reference.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ContextDecorator
+from typing import Any, Protocol
+
+from tinygrad_cr.errors import GraphError, ShapeError
+from tinygrad_cr.kernels import Array, Kernels
+
+Vjp = Callable[[Array], Sequence[Array | None]]
+"""Vector-Jacobian product: takes the gradient of the output, returns one gradient for each parent (or None).
+
+What it returns is the gradient it was given, a view, or an array that nobody else holds.
+"""
+
+
+class Leaf(Protocol):
+    """What the tape needs to know of a tensor whose gradient it leaves behind."""
+
+    data: Array
+    grad: Array | None
+    grad_view: Array | None
+    backend: Kernels
+
+
+class Node:
+    """One recorded operation."""
+
+    __slots__ = ("parents", "vjp")
+
+    def __init__(self, parents: tuple[Node | Leaf | None, ...], vjp: Vjp) -> None:
+        self.parents = parents
+        self.vjp: Vjp | None = vjp
+
+
+class _Mode(threading.local):
+    recording = True
+
+
+mode = _Mode()
+"""Whether operations of this thread are being recorded."""
+
+
+class no_grad(ContextDecorator):
+    """Operations inside are not recorded; works as a context manager and as a decorator.
+
+    >>> from tinygrad_cr import Tensor, no_grad
+    >>> with no_grad():
+    ...     (Tensor([1.0], requires_grad=True) * 2).requires_grad
+    False
+    """
+
+    def __enter__(self) -> None:
+        self._outer = mode.recording
+        mode.recording = False
+
+    def __exit__(self, *_: object) -> None:
+        mode.recording = self._outer
+
+    def _recreate_cm(self) -> no_grad:
+        return no_grad()
+
+
+def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False) -> None:
+    """Add to every leaf's `grad` the product of `seed` with the derivative of `root` with respect to it.
+
+    Unless `retain_graph`, the rules are dropped on the way, and with them the arrays they kept.
+
+    Raises:
+        GraphError: a part of the graph was dropped by an earlier backward pass. No gradient was changed.
+    """
+    if not isinstance(root, Node):
+        accumulate(root, seed, owned=False)
+        return
+    order = list(_children_first(root))
+    if any(node.vjp is None for node in order):
+        raise GraphError(
+            "this graph was already walked back and freed; call backward(retain_graph=True) the first time, "
+            "or compute the result again"
+        )
+    grads: dict[Node, Array] = {root: seed}
+    owned: set[Node] = set()
+    for node in order:
+        g = grads.pop(node, None)
+        if g is not None and node.vjp is not None:
+            for parent, d in zip(node.parents, node.vjp(g), strict=True):
+                if parent is None or d is None:
+                    continue
+                if d.ndim == 0:
+                    d = xp.asarray(d)
+                fresh = d is not g and d.base is None
+                if not isinstance(parent, Node):
+                    accumulate(parent, d, fresh)
+                elif parent not in grads:
+                    grads[parent] = d
+                    if fresh:
+                        owned.add(parent)
+                elif parent in owned:
+                    xp.add(grads[parent], d, out=grads[parent])
+                else:
+                    grads[parent] = xp.asarray(xp.add(grads[parent], d))
+                    owned.add(parent)
+        if not retain_graph:
+            node.parents, node.vjp = (), None
+
+
+def accumulate(leaf: Leaf, g: Array, owned: bool) -> None:
+    """Add g to ``leaf.grad``; the first gradient is taken over without a copy if nobody else can hold it."""
+    if g.shape != leaf.data.shape:
+        raise ShapeError(f"a gradient of shape {g.shape} arrived at a tensor of shape {leaf.data.shape}")
+    if leaf.grad is None:
+        if leaf.grad_view is not None:
+            leaf.backend.xp.copyto(leaf.grad_view, g)
+            leaf.grad = leaf.grad_view
+        else:
+            leaf.grad = g if owned else g.copy()
+    elif g is not leaf.grad_view:
+        # A gradient that is the view itself was written there by a rule that asked `destination`.
+        leaf.backend.xp.add(leaf.grad, g, out=leaf.grad)
+
+
+def destination(leaf: Leaf, wanted: bool) -> Array | None:
+    """Where a rule writes the gradient of one of its parents: None if it is not `wanted`.
+
+    The first to ask after `grad` was cleared gets the tensor's place in the flat gradient buffer, and thereby
+    promises to fill it; whoever comes later, or asks for a tensor without such a place, gets a new array.
+    """
+    if not wanted:
+        return None
+    if leaf.grad is None and leaf.grad_view is not None:
+        leaf.grad = leaf.grad_view
+        return leaf.grad
+    return leaf.backend.xp.empty_like(leaf.data)
+
+
+def _children_first(root: Node) -> Iterator[Node]:
+    """All nodes under root, each after every node that uses it. No recursion: graphs may be very deep."""
+    uses: dict[Node, int] = {root: 0}
+    stack = [root]
+    while stack:
+        for parent in stack.pop().parents:
+            if type(parent) is Node:
+                if parent in uses:
+                    uses[parent] += 1
+                else:
+                    uses[parent] = 1
+                    stack.append(parent)
+    ready = [root]
+    while ready:
+        node = ready.pop()
+        yield node
+        for parent in node.parents:
+            if type(parent) is Node:
+                uses[parent] -= 1
+                if not uses[parent]:
+                    ready.append(parent)
