@@ -161,7 +161,7 @@ def test_minibatches_are_standardised_as_the_whole_is(x: Any, dtype: str) -> Non
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, "8", True, None])
 def test_a_batch_size_that_is_no_count_is_refused(size: Any) -> None:
-    with pytest.raises(OptionError, match="batch_size="):
+    with pytest.raises(OptionError, match="batch_size must be"):
         Batches(numbered(4), size)
 
 

@@ -72,7 +72,7 @@ def train(
         str, typer.Option(help=f"How features are shifted and scaled: {_one_of(MODES)}.")
     ] = "per-feature",
     seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder, new or empty.  [default: runs/DATA-N]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder, new or empty (default: runs/DATA-1, -2, ...).")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object; progress goes to standard error.")
     ] = False,
@@ -133,7 +133,7 @@ def predict(
         str | None,
         typer.Option(help="Column of a .csv file to leave out, by name or position, if it holds labels."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="CSV file to write.  [default: standard output]")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV file to write (default: standard output).")] = None,
 ) -> None:
     """Write the class and the probability of each class for every row, as CSV."""
     run = load_run(model)

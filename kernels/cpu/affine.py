@@ -71,13 +71,13 @@ def affine_relu_dropout(
         return
     last = np.uint16(threshold - 1)
     group = max(1, EPILOGUE_ELEMENTS // max(1, columns))
-    words = np.empty((group * columns // 8 + 2, 4), np.uint32)
-    lanes = words.view(np.uint16).reshape(-1)
+    words = np.empty(4 * (group * columns // 8 + 2), np.uint32)
+    lanes = words.view(np.uint16)
     for top in range(0, rows, group):
         bottom = min(top + group, rows)
         first_block = top * columns // 8
         blocks = (bottom * columns + 7) // 8 - first_block
-        random_lanes(first_block, seed, draw, stream, words[:blocks])
+        random_lanes(first_block, seed, draw, stream, words[: 4 * blocks])
         for i in range(top, bottom):
             row_lanes = lanes[i * columns - 8 * first_block :]
             for j in range(columns):

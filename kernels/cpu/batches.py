@@ -10,6 +10,6 @@ from .compiling import kernel
 def gather(data: Array, rows: Array, mean: Array, scale: Array, out: Array) -> None:
     number = out.dtype.type
     for i in range(rows.size):
-        row = rows[i]
-        for j in range(data.shape[1]):
-            out[i, j] = (number(data[row, j]) - mean[j]) * scale[j]
+        source, target = data[rows[i]], out[i]
+        for j in range(source.size):
+            target[j] = (number(source[j]) - mean[j]) * scale[j]

@@ -31,10 +31,11 @@ def dropout(x: Array, threshold: int, scale: float, seed: int, draw: int, stream
     factor = x.dtype.type(scale)
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
     last = np.uint16(threshold - 1)
-    words = np.empty((BLOCKS, 4), np.uint32)
-    lanes = words.view(np.uint16).reshape(-1)
+    words = np.empty(4 * BLOCKS, np.uint32)
+    lanes = words.view(np.uint16)
     step = 8 * BLOCKS
     for start in range(0, x.size, step):
         random_lanes(start // 8, seed, draw, stream, words)
-        for i in range(min(step, x.size - start)):
-            out[start + i] = x[start + i] * factor if lanes[i] <= last else zero
+        source, target = x[start : start + step], out[start : start + step]
+        for i in range(source.size):
+            target[i] = source[i] * factor if lanes[i] <= last else zero

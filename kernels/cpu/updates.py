@@ -1,8 +1,11 @@
-"""Optimiser updates: one pass over the flat buffers, with the norms of parameter and update on demand."""
+"""Optimiser updates: one pass over the flat buffers, with the norms of parameter and update on demand.
+
+Loops run over slices from 0: numba wraps an index that might be negative, and a wrapped index does not vectorise.
+"""
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from ..interface import Array
 from .compiling import kernel
@@ -24,17 +27,19 @@ def sgd(
     mu = param.dtype.type(momentum)
     for k in range(spans.shape[0]):
         penalty = param.dtype.type(l2[k])
+        span = slice(spans[k, 0], spans[k, 1])
+        params, grads, velocities = param[span], grad[span], velocity[span]
         param_square = 0.0
         update_square = 0.0
-        for i in range(spans[k, 0], spans[k, 1]):
-            p = param[i]
-            g = grad[i] + penalty * p
+        for i in range(params.size):
+            p = params[i]
+            g = grads[i] + penalty * p
             if momentum != 0:
-                v = mu * velocity[i] + g
-                velocity[i] = v
+                v = mu * velocities[i] + g
+                velocities[i] = v
                 g = g + mu * v if nesterov else v
             update = rate * g
-            param[i] = p - update
+            params[i] = p - update
             if norms is not None:
                 param_square += float(p) * float(p)
                 update_square += float(update) * float(update)
@@ -67,18 +72,20 @@ def adam(
     square_correction = number(1 / (1 - beta2**step))
     for k in range(spans.shape[0]):
         penalty, shrink = number(l2[k]), number(decay[k])
+        span = slice(spans[k, 0], spans[k, 1])
+        params, grads, means, squares = param[span], grad[span], mean[span], square[span]
         param_square = 0.0
         update_square = 0.0
-        for i in range(spans[k, 0], spans[k, 1]):
-            p = param[i]
-            g = grad[i] + penalty * p
-            m = old1 * mean[i] + new1 * g
-            s = old2 * square[i] + new2 * g * g
-            mean[i] = m
-            square[i] = s
-            direction = m * mean_correction / (math.sqrt(s * square_correction) + epsilon)
+        for i in range(params.size):
+            p = params[i]
+            g = grads[i] + penalty * p
+            m = old1 * means[i] + new1 * g
+            s = old2 * squares[i] + new2 * g * g
+            means[i] = m
+            squares[i] = s
+            direction = m * mean_correction / (np.sqrt(s * square_correction) + epsilon)
             update = rate * (direction + shrink * p)
-            param[i] = p - update
+            params[i] = p - update
             if norms is not None:
                 param_square += float(p) * float(p)
                 update_square += float(update) * float(update)

@@ -4,7 +4,8 @@ from tinygrad_cr.nn.flat import FlatParameters
 from tinygrad_cr.nn.init import standard_deviation
 from tinygrad_cr.nn.layers import Affine, AffineReLUDropout, Dropout, ReLU
 from tinygrad_cr.nn.mlp import MLP, Sequential
-from tinygrad_cr.nn.module import Module, Parameter
+from tinygrad_cr.nn.module import Module
+from tinygrad_cr.nn.parameter import Parameter
 
 __all__ = [
     "MLP",

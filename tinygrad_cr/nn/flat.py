@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinygrad_cr.errors import DTypeError
 from tinygrad_cr.kernels import Array, Kernels, backend
-
-if TYPE_CHECKING:
-    from tinygrad_cr.nn.module import Parameter
+from tinygrad_cr.nn.parameter import Parameter
 
 ALIGNMENT = 64
 """Every tensor starts on a cache line, which is also the widest vector register."""

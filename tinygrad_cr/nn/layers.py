@@ -8,7 +8,8 @@ import numpy as np
 
 from tinygrad_cr import ops
 from tinygrad_cr.nn.init import standard_deviation
-from tinygrad_cr.nn.module import Module, Parameter
+from tinygrad_cr.nn.module import Module
+from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.operands import dropout_plan
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator, as_generator

@@ -10,25 +10,8 @@ import numpy as np
 from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn.flat import FlatParameters
+from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.tensor import FLOATS, Tensor, find_backend
-
-
-class Parameter(Tensor):
-    """A tensor that training changes.
-
-    Args:
-        data: float32 or float64 array.
-        regularized: whether penalties on the size of weights apply to it (to weights they do, to biases not).
-
-    >>> Parameter(np.zeros(3, "float32")).requires_grad
-    True
-    """
-
-    __slots__ = ("regularized",)
-
-    def __init__(self, data: Any, *, regularized: bool = True, device: str | None = None) -> None:
-        super().__init__(data, requires_grad=True, device=device)
-        self.regularized = regularized
 
 
 class Module:
@@ -110,6 +93,10 @@ class Module:
         if self._flat is None or not self._flat.covers(self.parameters()):
             self._flat = FlatParameters(dict(self.named_parameters()))
         return self._flat
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has memory of its own: it is packed anew when somebody asks for its buffers.
+        return {name: value for name, value in vars(self).items() if name != "_flat"}
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -1,0 +1,244 @@
+"""Every backend computes what `reference` computes, writes every output that is wanted, and nothing else."""
+
+from __future__ import annotations
+
+import inspect
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import strategies
+from calls import FAST, WRITES, Maker, Size, assert_like_reference, call
+from tinygrad_cr.kernels import BACKWARD, KERNELS, Kernels, available, backend
+
+ROWS = (0, 1, 2, 3, 7, 33, 100)
+WIDTHS = (1, 3, 10, 17, 50, 100, 257)
+SIZES = [Size(n, 5, m) for n, m in product(ROWS, WIDTHS)]
+# More columns, and more rows, than an epilogue handles at a time; and one product with a long sum.
+LARGE = [Size(3, 4, 5000), Size(3000, 4, 3), Size(411, 2, 10), Size(1, 3, 4097), Size(20, 3072, 50)]
+THRESHOLDS = (1, 32768, 65535, 65536)
+
+both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+every_size = pytest.mark.parametrize("size", SIZES + LARGE, ids=lambda s: f"{s.rows}x{s.inner}x{s.columns}")
+every_fast_backend = pytest.mark.parametrize("name", FAST)
+dtypes_and_backends = [both_dtypes, every_fast_backend]
+
+
+def longest_sum(size: Size) -> int:
+    return max(size.rows, size.inner, size.columns)
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "mean_squared_error"])
+@every_fast_backend
+@both_dtypes
+@every_size
+def test_a_kernel_equals_reference_at_any_size(name: str, kernel: str, dtype: Any, size: Size) -> None:
+    arguments = getattr(Maker(dtype), kernel)(size)
+    assert_like_reference(name, kernel, arguments, longest_sum(size))
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 257, 100_003])
+def test_mean_squared_error_equals_reference(name: str, dtype: Any, n: int) -> None:
+    assert_like_reference(name, "mean_squared_error", Maker(dtype).mean_squared_error(Size(n, 0, 1)), n)
+
+
+@every_fast_backend
+@given(
+    kernel=st.sampled_from([k for k in KERNELS if k not in ("mean_squared_error", "softmax_cross_entropy")]),
+    size=strategies.sizes(),
+    dtype=strategies.dtypes(),
+    seed=strategies.numbers(),
+)
+def test_a_kernel_equals_reference_at_random_sizes(
+    name: str, kernel: str, size: tuple[int, int, int], dtype: Any, seed: int
+) -> None:
+    arguments = getattr(Maker(dtype, seed), kernel)(Size(*size))
+    assert_like_reference(name, kernel, arguments, longest_sum(Size(*size)))
+
+
+@every_fast_backend
+@given(size=strategies.sizes(), dtype=strategies.dtypes(), threshold=strategies.thresholds(), state=strategies.states())
+def test_a_mask_of_any_state_equals_that_of_reference(
+    name: str, size: tuple[int, int, int], dtype: Any, threshold: int, state: tuple[int, int, int]
+) -> None:
+    arguments = Maker(dtype).affine_relu_dropout(Size(*size), threshold=threshold, state=state)
+    arguments["scale"] = 1.0  # the scale of a small threshold would hide the rounding of everything else
+    assert_like_reference(name, "affine_relu_dropout", arguments, longest_sum(Size(*size)))
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("kernel", ["dropout", "affine_relu_dropout"])
+@pytest.mark.parametrize("threshold", THRESHOLDS)
+@pytest.mark.parametrize("size", [Size(33, 5, 17), Size(9, 3, 4099)], ids=["small", "wide"])
+def test_dropout_equals_reference_at_any_threshold(
+    name: str, kernel: str, dtype: Any, threshold: int, size: Size
+) -> None:
+    arguments = getattr(Maker(dtype), kernel)(size, threshold=threshold)
+    # Values grow with the scale, and so does the error allowed.
+    arguments["w" if kernel == "affine_relu_dropout" else "x"] /= dtype(arguments["scale"])
+    if kernel == "affine_relu_dropout":
+        arguments["b"] /= dtype(arguments["scale"])
+    assert_like_reference(name, kernel, arguments, size.inner)
+
+
+@pytest.mark.parametrize("wanted", list(product((True, False), repeat=3)), ids=str)
+@pytest.mark.parametrize("kernel", ["affine_backward", "affine_relu_dropout_backward"])
+@every_fast_backend
+def test_any_choice_of_gradients_may_be_left_out(name: str, kernel: str, wanted: tuple[bool, ...]) -> None:
+    arguments = getattr(Maker(np.float32), kernel)(Size(7, 4, 10))
+    for output, is_wanted in zip(("dx", "dw", "db"), wanted, strict=True):
+        if not is_wanted:
+            arguments[output] = None
+    assert_like_reference(name, kernel, arguments, 10)
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("weights", [[1, 1, 1, 1], [0.5, 0, 2, 0], [0, 0, 0, 1e-3]], ids=str)
+def test_weighted_cross_entropy_equals_reference(name: str, dtype: Any, weights: list[float]) -> None:
+    arguments = Maker(dtype).softmax_cross_entropy(Size(4, 0, 10), np.array(weights, dtype))
+    assert_like_reference(name, "softmax_cross_entropy", arguments, 10)
+
+
+@both_dtypes
+@pytest.mark.parametrize("weights", [None, np.ones(3), np.array([1.0, 0.0, 1.0])], ids=["none", "ones", "zero there"])
+@pytest.mark.parametrize("label", [-1, 4, -(2**63), 2**63 - 1])
+def test_a_label_out_of_range_makes_the_loss_nan(kernels: Kernels, dtype: Any, label: int, weights: Any) -> None:
+    arguments = Maker(dtype).softmax_cross_entropy(
+        Size(3, 0, 4), None if weights is None else weights.astype(dtype)
+    )
+    arguments["labels"][1] = label
+    assert np.isnan(call(kernels.name, "softmax_cross_entropy", arguments)["loss"])
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("nesterov", [False, True], ids=["classical", "nesterov"])
+@pytest.mark.parametrize("norms", [False, True], ids=["without norms", "with norms"])
+def test_sgd_equals_reference(name: str, dtype: Any, momentum: float, nesterov: bool, norms: bool) -> None:
+    arguments = Maker(dtype).sgd(Size(9, 0, 17), momentum, nesterov, norms)
+    assert_like_reference(name, "sgd", arguments, 9 * 17)
+
+
+def test_sgd_without_momentum_leaves_the_velocity_alone(kernels: Kernels) -> None:
+    arguments = Maker(np.float64).sgd(Size(3, 0, 5), momentum=0.0)
+    np.testing.assert_array_equal(call(kernels.name, "sgd", arguments)["velocity"], arguments["velocity"])
+
+
+def test_sgd_changes_nothing_between_its_tensors(kernels: Kernels) -> None:
+    arguments = Maker(np.float64).sgd(Size(3, 0, 5))
+    found = call(kernels.name, "sgd", arguments)
+    between = [15, 16, 17, 23]
+    np.testing.assert_array_equal(found["param"][between], arguments["param"][between])
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("norms", [False, True], ids=["without norms", "with norms"])
+def test_five_steps_of_adam_equal_reference(name: str, dtype: Any, norms: bool) -> None:
+    arguments = Maker(dtype).adam(Size(9, 0, 17), norms=norms)
+    arguments["mean"][:] = arguments["square"][:] = 0
+    for step in range(1, 6):
+        arguments["step"] = step
+        assert_like_reference(name, "adam", arguments, 9 * 17)
+        arguments |= call("reference", "adam", arguments)
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("stored", [np.uint8, np.float32, np.float64], ids=["uint8", "float32", "float64"])
+def test_gather_converts_and_standardises_as_reference_does(name: str, dtype: Any, stored: Any) -> None:
+    data = np.random.default_rng(2).uniform(0, 255, (50, 17)).astype(stored)
+    arguments = Maker(dtype).gather(Size(33, 0, 17), data)
+    arguments["scale"] /= 255
+    assert_like_reference(name, "gather", arguments)
+
+
+def test_gather_takes_a_row_as_often_as_it_is_named(kernels: Kernels) -> None:
+    arguments = {
+        "data": np.array([[1, 2], [3, 4], [250, 255]], np.uint8),
+        "rows": np.array([2, 0, 2]),
+        "mean": np.array([1.0, 2.0]),
+        "scale": np.array([0.5, 1.0]),
+        "out": np.full((3, 2), np.nan),
+    }
+    found = call(kernels.name, "gather", arguments)["out"]
+    np.testing.assert_array_equal(found, [[124.5, 253.0], [0.0, 0.0], [124.5, 253.0]])
+
+
+def test_scatter_add_adds_up_repeated_indices(kernels: Kernels) -> None:
+    arguments = {"out": np.zeros(3), "index": np.array([1, 1, 2]), "values": np.array([1.0, 10.0, 100.0])}
+    np.testing.assert_array_equal(call(kernels.name, "scatter_add", arguments)["out"], [0, 11, 100])
+
+
+@both_dtypes
+def test_relu_keeps_nan_and_infinity(kernels: Kernels, dtype: Any) -> None:
+    arguments = {"x": np.array([np.nan, -np.inf, np.inf, -1, 0, 2], dtype), "out": np.zeros(6, dtype)}
+    np.testing.assert_array_equal(call(kernels.name, "relu", arguments)["out"], [np.nan, 0, np.inf, 0, 0, 2])
+
+
+@both_dtypes
+@pytest.mark.parametrize("threshold", [65535, 65536])
+def test_nan_shows_behind_affine_relu_dropout(kernels: Kernels, dtype: Any, threshold: int) -> None:
+    arguments = Maker(dtype).affine_relu_dropout(Size(3, 2, 4), threshold=threshold)
+    arguments["x"][1, 0] = np.nan
+    found = call(kernels.name, "affine_relu_dropout", arguments)["out"]
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, False])
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("kernel", ["relu", "gelu", "affine", "affine_relu_dropout", "dropout"])
+def test_nan_and_infinity_go_where_reference_lets_them(name: str, kernel: str, dtype: Any) -> None:
+    arguments = getattr(Maker(dtype), kernel)(Size(6, 1, 10))
+    arguments["x"].reshape(-1)[[0, 2, 4]] = np.nan, np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        assert_like_reference(name, kernel, arguments)
+
+
+@both_dtypes
+def test_nothing_flows_back_through_a_unit_that_was_not_above_zero(kernels: Kernels, dtype: Any) -> None:
+    arguments = {"dy": np.array([1, 2, 3, 4], dtype), "y": np.array([0, 5, np.nan, 1e-30], dtype), "dx": np.ones(4, dtype)}
+    np.testing.assert_array_equal(call(kernels.name, "relu_backward", arguments)["dx"], [0, 2, 0, 4])
+
+
+@given(size=strategies.sizes(12), seed=strategies.numbers(), threshold=strategies.thresholds())
+@pytest.mark.parametrize("name", available())
+def test_the_fused_kernel_is_affine_then_relu_then_dropout(
+    name: str, size: tuple[int, int, int], seed: int, threshold: int
+) -> None:
+    assume(size[1])
+    fused = Maker(np.float64, seed).affine_relu_dropout(Size(*size), threshold=threshold)
+    z = call(name, "affine", {k: fused[k] for k in ("x", "w", "b", "out")})["out"].reshape(-1)
+    active = call(name, "relu", {"x": z, "out": np.empty_like(z)})["out"]
+    mask = {k: fused[k] for k in ("threshold", "scale", "seed", "draw", "stream")}
+    expected = call(name, "dropout", {"x": active, **mask, "out": np.empty_like(z)})["out"]
+    found = call(name, "affine_relu_dropout", fused)["out"].reshape(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * fused["scale"])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_takes_the_arguments_of_the_contract(kernels: Kernels, kernel: str) -> None:
+    function = getattr(kernels, kernel)
+    contract = list(inspect.signature(getattr(Kernels, kernel)).parameters)[1:]
+    assert list(inspect.signature(getattr(function, "py_func", function)).parameters) == contract
+
+
+def test_reference_has_every_kernel_of_the_contract() -> None:
+    assert [k for k in KERNELS if not callable(getattr(backend("reference"), k, None))] == []
+
+
+def test_a_backward_kernel_is_a_kernel_too() -> None:
+    assert set(BACKWARD) | set(BACKWARD.values()) <= set(KERNELS)
+
+
+def test_every_kernel_is_held_against_reference() -> None:
+    assert set(WRITES) == set(KERNELS)
