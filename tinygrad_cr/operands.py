@@ -23,13 +23,17 @@ KEEP_ALL = 65536
 
 
 def broadcast(op: str, function: Callable[[Array, Array], Array], a: Tensor, b: Tensor) -> Array:
+    """function(a, b) on the arrays, or an error that names the operation and both shapes or dtypes."""
     try:
         return function(a.data, b.data)
     except ValueError:
         raise ShapeError(f"{op}: shapes {a.shape} and {b.shape} do not fit together") from None
+    except TypeError:
+        raise DTypeError(f"{op} is not defined for {a.dtype} and {b.dtype}; convert with .astype('float32')") from None
 
 
 def one(op: str, x: Any, floats: bool = False) -> tuple[Tensor, Any]:
+    """The operand as a tensor, of a float dtype if the operation wants that, and its array library."""
     if not isinstance(x, Tensor):
         x = Tensor(x)
     if floats and x.data.dtype not in FLOATS:
@@ -59,17 +63,19 @@ def pair(op: str, a: Any, b: Any, floats: bool = False) -> tuple[Tensor, Tensor,
 
 
 def _partner(op: str, value: Any, other: Any) -> Tensor:
-    """A number or array as a tensor beside `other`: numbers take its dtype, everything takes its device."""
+    """A value as a tensor beside `other`: numbers and lists of them take its dtype, everything takes its device."""
     if not isinstance(other, Tensor):
         return Tensor(value)
     if not isinstance(value, bool | int | float | np.number):
-        return Tensor(value, device=other.device)
+        weak = not hasattr(value, "dtype") and other.dtype in FLOATS
+        return Tensor(value, dtype=other.dtype if weak else None, device=other.device)
     if isinstance(value, float | np.floating) and other.dtype not in FLOATS:
         raise DTypeError(f"{op} of the number {value} and {other.dtype}: convert with .astype('float32') first")
     return wrap(other.backend.xp.asarray(value, other.dtype), other.backend)
 
 
 def several(op: str, tensors: Sequence[Any]) -> tuple[tuple[Tensor, ...], Any]:
+    """At least one tensor, all of one device and dtype, and their array library."""
     parts = tuple(t if isinstance(t, Tensor) else Tensor(t) for t in tensors)
     if not parts:
         raise ShapeError(f"{op} wants at least one tensor")
@@ -115,6 +121,7 @@ def affine_operands(op: str, x: Any, w: Any, b: Any) -> tuple[Any, ...]:
 
 
 def flat(array: Array, xp: Any) -> Array:
+    """The array as the contiguous vector that kernels take; a view where that is possible."""
     return xp.ascontiguousarray(array).reshape(-1)
 
 
@@ -137,6 +144,7 @@ def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
 
 
 def label_array(labels: Any, xp: Any) -> Array:
+    """Labels as contiguous int64, which kernels take."""
     y = labels.data if isinstance(labels, Tensor) else xp.asarray(labels)
     if y.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")
@@ -144,6 +152,7 @@ def label_array(labels: Any, xp: Any) -> Array:
 
 
 def check_labels(labels: Array, classes: int) -> None:
+    """Raise for the first label outside [0, classes)."""
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         row = int(wrong.argmax())
@@ -153,6 +162,7 @@ def check_labels(labels: Array, classes: int) -> None:
 
 
 def sample_weights(weights: Any, logits: Tensor, xp: Any) -> Array:
+    """One weight a row, >= 0 and not all 0, in the dtype of the logits."""
     w = xp.ascontiguousarray(weights.data if isinstance(weights, Tensor) else weights, dtype=logits.dtype)
     if w.shape != logits.shape[:1]:
         raise ShapeError(f"one weight a row: logits {logits.shape}, weights {w.shape}")
@@ -168,12 +178,15 @@ def _contiguous(x: Tensor) -> Tensor:
 
 
 def float_error(op: str, dtype: Any) -> DTypeError:
+    """The error for an operation that is not defined on integers."""
     return DTypeError(f"{op} wants float32 or float64, got {dtype}; convert with .astype('float32')")
 
 
 def mix_error(op: str, p: Any, q: Any) -> DTypeError:
+    """The error for float32 beside float64."""
     return DTypeError(f"{op} of {p} and {q}: dtypes are not mixed silently; convert one with .astype('{p}')")
 
 
 def device_error(op: str, a: Tensor, b: Tensor) -> DeviceError:
+    """The error for operands on two devices."""
     return DeviceError(f"{op} of tensors on {a.device!r} and {b.device!r}: move one with .to({a.device!r})")

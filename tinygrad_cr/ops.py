@@ -30,6 +30,7 @@ from tinygrad_cr.operands import (
     device_error,
     dropout_plan,
     flat,
+    float_error,
     label_array,
     normalised_axes,
     one,
@@ -103,12 +104,13 @@ def power(a: Any, b: Any) -> Tensor:
 
     def base_gradient(g: Array) -> Array:
         # The exponent 1 stands in where b = 0: it keeps 0 ** -1 from being computed and then multiplied by 0.
-        slope = xp.multiply(q, xp.power(p, xp.where(q == 0, q.dtype.type(1), xp.subtract(q, 1))))
+        slope = xp.multiply(q, xp.power(p, xp.where(xp.equal(q, 0), q.dtype.type(1), xp.subtract(q, 1))))
         return xp.multiply(g, slope)
 
     def exponent_gradient(g: Array) -> Array:
-        logarithm = xp.log(xp.where(p > 0, p, p.dtype.type(1)))
-        return xp.multiply(g, xp.multiply(xp.where(p > 0, y, y.dtype.type(0)), logarithm))
+        positive = xp.greater(p, 0)
+        logarithm = xp.log(xp.where(positive, p, p.dtype.type(1)))
+        return xp.multiply(g, xp.multiply(xp.where(positive, y, y.dtype.type(0)), logarithm))
 
     return _elementwise(a, b, y, base_gradient, exponent_gradient)
 
@@ -120,6 +122,8 @@ def negative(x: Any) -> Tensor:
     Tensor([-1.], dtype=float32)
     """
     x, xp = one("negative", x)
+    if x.dtype == bool:
+        raise float_error("negative", x.dtype)
     return record(xp.negative(x.data), (x,), lambda g: (xp.negative(g),))
 
 
@@ -560,7 +564,7 @@ def getitem(x: Any, index: Any) -> Tensor:
     x, xp = one("getitem", x)
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
-    basic = all(p is None or p is ... or isinstance(p, int | np.integer | slice) for p in parts)
+    basic = all(p is None or p is ... or type(p) in (int, slice) or isinstance(p, np.integer) for p in parts)
     try:
         y = x.data[parts]
     except (IndexError, TypeError) as error:
@@ -839,9 +843,9 @@ def _extreme(op: str, a: Any, b: Any) -> Tensor:
     p, q = a.data, b.data
 
     def share(g: Array, mine: Array, other: Array) -> Array:
-        half = xp.multiply(xp.equal(mine, other), 0.5)
+        half = xp.multiply(xp.equal(mine, other), g.dtype.type(0.5))
         won = xp.logical_and(xp.equal(mine, y), xp.not_equal(mine, other))
-        return xp.multiply(g, xp.add(won, half).astype(g.dtype))
+        return xp.multiply(g, xp.add(won, half))
 
     return _elementwise(a, b, y, lambda g: share(g, p, q), lambda g: share(g, q, p))
 
