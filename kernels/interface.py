@@ -3,7 +3,8 @@
 A kernel works on C-contiguous arrays it is given, writes into outputs it is given, validates nothing (the ops
 do) and keeps nothing. Every floating array of one call has the same dtype, float32 or float64 (`F` below).
 An output of a backward kernel may be None: that gradient is not wanted and is not computed. An output never
-overlaps an input unless the kernel says so. Zero rows and zero columns are allowed everywhere.
+overlaps an input unless the kernel says so. Zero rows and zero columns are allowed everywhere but in
+the losses, which average over what there is.
 
 Dropout masks are a pure function of ``(seed, draw, stream)`` and of an element's position in its array, so no
 mask is ever stored. `reference.py` fixes the layout: element ``i`` of the flattened array takes lane ``i % 8`` of

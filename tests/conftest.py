@@ -6,6 +6,7 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+
 from tinygrad_cr.kernels import available, backend
 
 # No deadline: the first example of a test may compile a kernel. Examples are found anew in each run unless CI asks

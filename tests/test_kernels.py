@@ -111,9 +111,7 @@ def test_weighted_cross_entropy_equals_reference(name: str, dtype: Any, weights:
 @pytest.mark.parametrize("weights", [None, np.ones(3), np.array([1.0, 0.0, 1.0])], ids=["none", "ones", "zero there"])
 @pytest.mark.parametrize("label", [-1, 4, -(2**63), 2**63 - 1])
 def test_a_label_out_of_range_makes_the_loss_nan(kernels: Kernels, dtype: Any, label: int, weights: Any) -> None:
-    arguments = Maker(dtype).softmax_cross_entropy(
-        Size(3, 0, 4), None if weights is None else weights.astype(dtype)
-    )
+    arguments = Maker(dtype).softmax_cross_entropy(Size(3, 0, 4), None if weights is None else weights.astype(dtype))
     arguments["labels"][1] = label
     assert np.isnan(call(kernels.name, "softmax_cross_entropy", arguments)["loss"])
 
@@ -206,7 +204,11 @@ def test_nan_and_infinity_go_where_reference_lets_them(name: str, kernel: str, d
 
 @both_dtypes
 def test_nothing_flows_back_through_a_unit_that_was_not_above_zero(kernels: Kernels, dtype: Any) -> None:
-    arguments = {"dy": np.array([1, 2, 3, 4], dtype), "y": np.array([0, 5, np.nan, 1e-30], dtype), "dx": np.ones(4, dtype)}
+    arguments = {
+        "dy": np.array([1, 2, 3, 4], dtype),
+        "y": np.array([0, 5, np.nan, 1e-30], dtype),
+        "dx": np.ones(4, dtype),
+    }
     np.testing.assert_array_equal(call(kernels.name, "relu_backward", arguments)["dx"], [0, 2, 0, 4])
 
 

@@ -28,7 +28,7 @@ def broadcast(op: str, function: Callable[[Array, Array], Array], a: Tensor, b: 
         return function(a.data, b.data)
     except ValueError:
         raise ShapeError(f"{op}: shapes {a.shape} and {b.shape} do not fit together") from None
-    except TypeError:
+    except (TypeError, OverflowError):
         raise DTypeError(f"{op} is not defined for {a.dtype} and {b.dtype}; convert with .astype('float32')") from None
 
 
@@ -51,6 +51,8 @@ def pair(op: str, a: Any, b: Any, floats: bool = False) -> tuple[Tensor, Tensor,
         raise device_error(op, a, b)
     p, q = a.data.dtype, b.data.dtype
     if p != q:
+        if {p.name, q.name} == {"uint64", "int64"}:
+            raise mix_error(op, p, q)
         if p in FLOATS and q in FLOATS:
             raise mix_error(op, p, q)
         if p in FLOATS:
@@ -71,7 +73,10 @@ def _partner(op: str, value: Any, other: Any) -> Tensor:
         return Tensor(value, dtype=other.dtype if weak else None, device=other.device)
     if isinstance(value, float | np.floating) and other.dtype not in FLOATS:
         raise DTypeError(f"{op} of the number {value} and {other.dtype}: convert with .astype('float32') first")
-    return wrap(other.backend.xp.asarray(value, other.dtype), other.backend)
+    try:
+        return wrap(other.backend.xp.asarray(value, other.dtype), other.backend)
+    except OverflowError:
+        raise DTypeError(f"{op}: {value} does not fit {other.dtype}; convert the tensor with .astype first") from None
 
 
 def several(op: str, tensors: Sequence[Any]) -> tuple[tuple[Tensor, ...], Any]:
@@ -89,7 +94,9 @@ def several(op: str, tensors: Sequence[Any]) -> tuple[tuple[Tensor, ...], Any]:
 
 def normalised_axes(op: str, x: Tensor, axis: Axes, nonempty: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes as a tuple of numbers from 0, and the shape with those axes kept at length 1."""
-    given = range(x.ndim) if axis is None else (axis,) if isinstance(axis, int | np.integer) else axis
+    given = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    if not all(isinstance(i, int | np.integer) for i in given):
+        raise ShapeError(f"{op}: an axis is an integer, a tuple of them or None, got {axis!r}")
     axes = tuple(int(i) + x.ndim if i < 0 else int(i) for i in given)
     if any(not 0 <= i < x.ndim for i in axes) or len(set(axes)) != len(axes):
         raise ShapeError(f"{op}: axis {axis} does not fit shape {x.shape}")
@@ -148,7 +155,8 @@ def label_array(labels: Any, xp: Any) -> Array:
     y = labels.data if isinstance(labels, Tensor) else xp.asarray(labels)
     if y.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")
-    return xp.ascontiguousarray(y, dtype=np.int64)
+    # ascontiguousarray would make a vector of a single 0-d label.
+    return xp.ascontiguousarray(y, dtype=np.int64) if y.ndim else y
 
 
 def check_labels(labels: Array, classes: int) -> None:

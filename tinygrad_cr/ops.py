@@ -315,6 +315,8 @@ def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
     x, xp = one("clip", x)
     if (low is None and high is None) or (low is not None and high is not None and low > high):
         raise OptionError(f"clip wants low <= high, or one of them, got low={low}, high={high}")
+    if x.dtype not in FLOATS and any(isinstance(bound, float) for bound in (low, high)):
+        raise float_error("clip between floats", x.dtype)
     p = x.data
     inside = xp.ones(p.shape, bool)
     if low is not None:
@@ -469,7 +471,7 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Tensor:
     old = x.shape
     try:
         y = x.data.reshape(shape)
-    except ValueError:
+    except (ValueError, TypeError):
         raise ShapeError(f"cannot reshape {x.size} elements of shape {old} into {shape}") from None
     return record(y, (x,), lambda g: (g.reshape(old),))
 
@@ -482,7 +484,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """
     x, xp = one("transpose", x)
     order = tuple(range(x.ndim))[::-1] if axes is None else tuple(axes)
-    if sorted(i % x.ndim if x.ndim else i for i in order) != list(range(x.ndim)):
+    if sorted(i + x.ndim if i < 0 else i for i in order) != list(range(x.ndim)):
         raise ShapeError(f"transpose wants each axis of shape {x.shape} once, got {order}")
     back = tuple(int(i) for i in np.argsort([i % x.ndim for i in order]))
     return record(xp.transpose(x.data, order), (x,), lambda g: (xp.transpose(g, back),))
@@ -624,7 +626,7 @@ def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over the given axes, shifted by the maximum so that nothing overflows.
 
     >>> logsumexp(Tensor([1000.0, 1000.0]))
-    Tensor(1000.6931, dtype=float32)
+    Tensor(1000.6932, dtype=float32)
     """
     x, xp = one("logsumexp", x, floats=True)
     axes, kept = normalised_axes("logsumexp", x, axis, nonempty=True)
@@ -747,7 +749,7 @@ def dropout(
         OptionError: `dropout` outside [0, 1), an unknown mode, or training without a generator.
 
     >>> dropout(Tensor([1.0, 1.0, 1.0, 1.0]), 0.5, generator=Generator(4))
-    Tensor([0., 2., 2., 2.], dtype=float32)
+    Tensor([0., 2., 2., 0.], dtype=float32)
     """
     x, xp = one("dropout", x, floats=True)
     threshold, scale = dropout_plan(dropout, mode, training)

@@ -38,6 +38,10 @@ class Optimizer:
         for name in self.buffers:
             setattr(self, name, self.flat.zeros(self.flat.values.size, self.flat.values.dtype))
 
+    def trains(self, model: Module) -> bool:
+        """Whether the parameters of this module are the ones updated here."""
+        return model.flat() is self.flat
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.flat.parameters:
@@ -95,6 +99,9 @@ class Optimizer:
             own, given = getattr(self, name), np.asarray(state.get(name, 0))
             if name in state and (given.shape, given.dtype) != (own.shape, own.dtype):
                 problems.append(f"{name} is {given.dtype} {given.shape}, wanted {own.dtype} {own.shape}")
+        steps = np.asarray(state.get("steps", 0))
+        if steps.shape != () or steps.dtype.kind not in "iu" or steps < 0:
+            problems.append(f"steps is {state['steps']!r}, wanted a number of updates")
         if problems:
             raise StateDictError("optimizer state does not fit, nothing was loaded: " + "; ".join(problems))
         self.steps = int(state["steps"])

@@ -42,7 +42,9 @@ class Node:
 
 
 class _Mode(threading.local):
-    recording = True
+    def __init__(self) -> None:
+        self.recording = True
+        self.outer: list[bool] = []
 
 
 mode = _Mode()
@@ -59,14 +61,11 @@ class no_grad(ContextDecorator):
     """
 
     def __enter__(self) -> None:
-        self._outer = mode.recording
+        mode.outer.append(mode.recording)
         mode.recording = False
 
     def __exit__(self, *_: object) -> None:
-        mode.recording = self._outer
-
-    def _recreate_cm(self) -> no_grad:
-        return no_grad()
+        mode.recording = mode.outer.pop()
 
 
 def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr import tape
-from tinygrad_cr.errors import DeviceError, DTypeError, GraphError, ShapeError
+from tinygrad_cr.errors import DeviceError, DTypeError, GraphError, ShapeError, unknown_name
 from tinygrad_cr.kernels import Array, BackendError, Kernels, backend
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Tensor:
                 )
             seed = xp.ones_like(self.data)
         else:
-            seed = xp.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, self.dtype)
+            seed = Tensor(gradient, dtype=self.dtype, device=self.device).data
             if seed.shape != self.shape:
                 raise ShapeError(f"gradient of shape {seed.shape} for a tensor of shape {self.shape}")
         tape.backward(self if self.node is None else self.node, seed, xp, retain_graph)
@@ -357,6 +357,21 @@ def find_backend(device: str) -> Kernels:
         raise DeviceError(str(error)) from None
 
 
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64 as a NumPy dtype.
+
+    Raises:
+        OptionError: anything else (the nearest name is given).
+    """
+    try:
+        found = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found not in FLOATS:
+        raise unknown_name("float dtype", dtype, [str(known) for known in FLOATS])
+    return found
+
+
 def _as_array(data: Any, dtype: Any, xp: Any) -> Array:
     if isinstance(data, Tensor):
         data = data.data
@@ -366,8 +381,11 @@ def _as_array(data: Any, dtype: Any, xp: Any) -> Array:
         raise DTypeError(f"no array can be made of this {type(data).__name__}: {error}") from None
     if dtype is None and array.dtype == np.float64 and not hasattr(data, "dtype"):
         dtype = np.float32
-    if dtype is not None:
-        array = array.astype(dtype, copy=False)
+    if dtype is not None and array.dtype.kind in "iubf":  # text and None become no numbers
+        try:
+            array = array.astype(dtype, copy=False)
+        except TypeError:
+            raise DTypeError(f"unknown dtype {dtype!r}; wanted float32, float64, an integer type or bool") from None
     if array.dtype.kind not in "iub" and array.dtype.newbyteorder("=") not in FLOATS:
         raise DTypeError(
             f"a tensor holds float32, float64, integers or bools, got {array.dtype}; convert with dtype='float32'"

@@ -17,10 +17,19 @@ FLOAT_RULES = {"contract", "reassoc", "nsz", "arcp"}
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on first call; where no folder is writable, compile anew in each process instead of failing."""
+    return _compile(function, FLOAT_RULES)
+
+
+def exact_kernel(function: Callable[..., Any]) -> Any:
+    """As `kernel`, but each operation rounds where it stands: all versions compiled of it agree bit for bit."""
+    return _compile(function, set())
+
+
+def _compile(function: Callable[..., Any], rules: set[str]) -> Any:
     try:
-        return njit(cache=True, nogil=True, fastmath=FLOAT_RULES)(function)
+        return njit(cache=True, nogil=True, fastmath=rules)(function)
     except RuntimeError:
-        return njit(nogil=True, fastmath=FLOAT_RULES)(function)
+        return njit(nogil=True, fastmath=rules)(function)
 
 
 def helper(function: Callable[..., Any]) -> Any:

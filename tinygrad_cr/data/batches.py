@@ -30,7 +30,7 @@ class Batches:
     "float64".
 
     Raises `OptionError` for a batch_size that is no integer of at least 1, `DataError` for rows without
-    labels, `ShapeError` for a standardizer fitted on other features.
+    labels or with values that dtype cannot hold, `ShapeError` for a standardizer fitted on other features.
 
     >>> data = Dataset([[1, 2], [3, 4], [5, 6]], [0, 1, 0])
     >>> [(x.tolist(), y.tolist()) for x, y in Batches(data, 2, shuffle=False)]
@@ -59,6 +59,8 @@ class Batches:
         self.shuffle = shuffle
         self._labels = dataset.y
         self._mean, self._scale = standardizer.parameters(dataset.x, dtype)
+        if self._mean.dtype != dtype:
+            _check_range(dataset.x, self._mean, self._scale, dtype)
         self._x = np.empty((self.batch_size, dataset.features), dtype)
         # The kernel writes into x itself unless float64 rows are wanted in float32.
         self._gathered = self._x if self._mean.dtype == dtype else np.empty(self._x.shape, self._mean.dtype)
@@ -79,3 +81,15 @@ class Batches:
             # mode="clip" only because NumPy buffers the output otherwise; no row is out of range.
             np.take(self._labels, chosen, out=y, mode="clip")
             yield x, y
+
+
+def _check_range(x: NDArray[Any], mean: NDArray[Any], scale: NDArray[Any], dtype: str) -> None:
+    """Raise for values that are finite as they stand, but inf once they are standardised and narrowed."""
+    with np.errstate(over="ignore"):
+        extremes = np.abs((np.stack([x.min(axis=0), x.max(axis=0)]) - mean) * scale).max(axis=0)
+    column = int(extremes.argmax())
+    if not extremes[column] <= np.finfo(dtype).max:
+        raise DataError(
+            f"column {column} reaches {extremes[column]:g} after standardisation, more than {dtype} holds: "
+            "rescale it, or train in float64"
+        )

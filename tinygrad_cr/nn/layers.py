@@ -13,7 +13,7 @@ from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.operands import dropout_plan
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator, as_generator
-from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.tensor import Tensor, float_dtype
 
 
 class Affine(Module):
@@ -40,6 +40,7 @@ class Affine(Module):
     ) -> None:
         for name, width in (("inputs", inputs), ("outputs", outputs)):
             integer(name, width, least=1)
+        dtype = float_dtype(dtype)
         std = standard_deviation(init, inputs, outputs)
         weight = std * as_generator(generator).normal((int(inputs), int(outputs)))
         self.weight = Parameter(weight.astype(dtype))
@@ -72,7 +73,7 @@ class Dropout(Module):
 
     >>> layer = Dropout(0.5, generator=4)
     >>> layer(Tensor([1.0, 1.0, 1.0, 1.0])).data
-    array([0., 2., 2., 2.], dtype=float32)
+    array([0., 2., 2., 0.], dtype=float32)
     >>> layer.eval()(Tensor([1.0])).data
     array([1.], dtype=float32)
     """

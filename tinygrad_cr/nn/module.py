@@ -11,7 +11,7 @@ from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn.flat import FlatParameters
 from tinygrad_cr.nn.parameter import Parameter
-from tinygrad_cr.tensor import FLOATS, Tensor, find_backend
+from tinygrad_cr.tensor import Tensor, find_backend, float_dtype
 
 
 class Module:
@@ -136,7 +136,7 @@ class Module:
         Gradients are forgotten, and optimisers made before must be made anew.
 
         Raises:
-            OptionError: neither a float dtype nor a device this machine has.
+            OptionError: neither a device this machine has nor a float dtype.
 
         >>> Parameter.__name__, Module().to("float64").parameters()
         ('Parameter', [])
@@ -148,12 +148,10 @@ class Module:
                 parameter.backend = kernels
         else:
             try:
-                dtype = np.dtype(target)
-            except TypeError:
-                dtype = None
-            if dtype not in FLOATS:
+                dtype = float_dtype(target)
+            except OptionError:
                 devices = ", ".join(available())
-                raise OptionError(f"to() takes float32, float64 or a device ({devices}), got {target!r}")
+                raise OptionError(f"to() takes float32, float64 or a device ({devices}), got {target!r}") from None
             for parameter in self.parameters():
                 parameter.data = parameter.data.astype(dtype)
         for parameter in self.parameters():

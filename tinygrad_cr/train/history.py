@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
@@ -62,8 +63,8 @@ class History(Sequence[Row]):
         return max(rows, key=lambda row: row[key])
 
     def to_jsonl(self) -> str:
-        """One JSON object a line."""
-        return "".join(json.dumps(row) + "\n" for row in self.rows)
+        """One JSON object a line; JSON has no inf and NaN, so they become null."""
+        return "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in self.rows)
 
     @classmethod
     def from_jsonl(cls, text: str) -> History:
@@ -72,3 +73,7 @@ class History(Sequence[Row]):
 
     def __repr__(self) -> str:
         return f"History({len(self.rows)} epochs)"
+
+
+def _finite(row: Row) -> Row:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}

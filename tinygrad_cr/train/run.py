@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 class RunFolder:
-    """A new folder for one run, claimed so that no two runs share it.
+    """A new or empty folder for one run. It is made when the first file is written.
 
     Raises:
         RunError: the folder holds a run or other files already, or cannot be made.
@@ -45,30 +45,35 @@ class RunFolder:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                kind = "another run" if (self.path / CONFIG).exists() else "other files"
-                raise RunError(f"{self.path} already holds {kind}; nothing was written, choose a new folder")
+            taken = self.path.exists() and any(self.path.iterdir())
         except OSError as error:
-            if isinstance(error, RunError):
-                raise
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
+        if taken:
+            kind = "another run" if (self.path / CONFIG).exists() else "other files"
+            raise RunError(f"{self.path} already holds {kind}; nothing was written, choose a new folder")
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration, marked with the version of this layout."""
         text = json.dumps({"format": FORMAT} | config, indent=2) + "\n"
-        write_atomically(self.path / CONFIG, text.encode())
+        self._write(CONFIG, text.encode())
 
     def write_history(self, history: History) -> None:
         """Write all epochs so far."""
-        write_atomically(self.path / HISTORY, history.to_jsonl().encode())
+        self._write(HISTORY, history.to_jsonl().encode())
 
     def write_model(self, state: dict[str, np.ndarray[Any, Any]], standardizer: Standardizer) -> None:
         """Write the parameters and the standardisation that belongs to them."""
         tensors = state | {_PREFIX + key: value for key, value in standardizer.state_dict().items()}
         # safetensors writes the memory of an array as it lies, whatever its strides.
         contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
-        write_atomically(self.path / MODEL, save_tensors(contiguous))
+        self._write(MODEL, save_tensors(contiguous))
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path / name, content)
+        except OSError as error:
+            raise RunError(f"cannot write {self.path / name}: {error.strerror}") from None
 
 
 def next_run_path(parent: Path, name: str) -> Path:
@@ -96,6 +101,15 @@ def load_run(path: Path | str) -> Run:
         config = json.loads((folder / CONFIG).read_text())
         if config["format"] != FORMAT:
             raise RunError(f"{folder} has run format {config['format']}, this version reads {FORMAT}")
+        if config["model"] is None:
+            raise RunError(
+                f"{folder} holds a network that is no MLP, which only its own program can build; "
+                f"load its {MODEL} there with load_state_dict"
+            )
+        names = config.get("class_names")
+        outputs = config["model"]["sizes"][-1]
+        if not isinstance(names, list) or len(names) != outputs:
+            raise RunError(f"{folder}: class_names in {CONFIG} must list {outputs} names, got {names!r}")
         if not (folder / MODEL).exists():
             raise RunError(f"{folder} has no {MODEL}: the run ended before its first epoch did")
         tensors = load_tensors((folder / MODEL).read_bytes())
@@ -109,10 +123,10 @@ def load_run(path: Path | str) -> Run:
         )
     except RunError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, TinygradError) as error:
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError, TinygradError) as error:
         raise RunError(f"{folder} does not hold a whole run: {error}") from error
     model.eval()
-    return Run(model, standardizer, config["class_names"], config, history)
+    return Run(model, standardizer, names, config, history)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

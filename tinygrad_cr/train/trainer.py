@@ -12,7 +12,7 @@ import numpy as np
 
 from tinygrad_cr import ops, schedules
 from tinygrad_cr.data import Batches, Dataset, Standardizer
-from tinygrad_cr.errors import DataError, DivergenceError
+from tinygrad_cr.errors import DataError, DivergenceError, OptionError
 from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.optim import Optimizer, make_optimizer
 from tinygrad_cr.options import integer, number
@@ -23,6 +23,8 @@ from tinygrad_cr.train.history import History, Row
 from tinygrad_cr.train.progress import Reporter, Silent, default_reporter
 from tinygrad_cr.train.run import RunFolder
 
+DEFAULT_LR = 0.01
+
 
 class Trainer:
     """Trains a classifier by minibatch gradient descent on softmax cross-entropy.
@@ -32,8 +34,8 @@ class Trainer:
     Args:
         model: gives logits [n, classes] for x [n, features].
         optimizer: "sgd", "adam", "adamw", or an optimiser made for this model.
-        lr: learning rate at the start.
-        momentum: of SGD.
+        lr: learning rate at the start; left out, that of the optimiser, or 0.01 if it is given by name.
+        momentum: of SGD, where the optimiser is given by name.
         lr_decay: factor on the learning rate after each epoch.
         schedule: learning rate as a function of the step, instead of lr and lr_decay.
         reg: strength of the penalty.
@@ -55,7 +57,7 @@ class Trainer:
         model: Module,
         *,
         optimizer: str | Optimizer = "sgd",
-        lr: float = 0.1,
+        lr: float | None = None,
         momentum: float = 0.9,
         lr_decay: float = 1.0,
         schedule: schedules.Schedule | None = None,
@@ -70,6 +72,8 @@ class Trainer:
         reporter: Reporter | bool = True,
     ) -> None:
         self.model = model
+        if lr is None:
+            lr = DEFAULT_LR if isinstance(optimizer, str) else optimizer.lr
         schedules.exponential(lr, lr_decay, 1)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, lr, momentum)
@@ -95,7 +99,8 @@ class Trainer:
         Raises:
             DataError, ShapeError: data that does not fit the model, or has no labels. Nothing was changed.
             RunError: the run folder is taken. Nothing was changed.
-            DivergenceError: the cost became infinite or undefined; the model holds its best epoch before that.
+            DivergenceError: the cost became infinite or undefined; the model holds its best epoch before that, or what
+                it held at the start.
 
         >>> from tinygrad_cr.data import load, split
         >>> parts = split(load("digits"), seed=0)
@@ -104,27 +109,14 @@ class Trainer:
         >>> history.best()["val_accuracy"] > 0.9
         True
         """
-        for part in (train, validation):
-            if part is not None:
-                if part.y is None:
-                    raise DataError("training wants labelled data")
-                check_fit(self.model, part)
         folder = RunFolder(self.out) if self.out is not None else None
-        if not hasattr(self.standardizer, "mean_"):
-            self.standardizer.fit(train.x)
+        batches = self._prepare(train, validation)
         if folder:
             folder.write_config(self._config(train))
-        batches = Batches(
-            train,
-            self.batch_size,
-            standardizer=self.standardizer,
-            generator=self.generator,
-            dtype=str(self.model.dtype),
-        )
         schedule = self.schedule or schedules.exponential(self.lr, self.lr_decay, len(batches))
         sample = self._sample(train)
         history = History()
-        best: dict[str, Any] | None = None
+        kept = self.model.state_dict()
         best_accuracy: float | None = None
         begin = time.perf_counter()
         completed = False
@@ -132,24 +124,44 @@ class Trainer:
         try:
             for epoch in range(1, self.epochs + 1):
                 row = self._epoch(epoch, batches, schedule)
-                row |= self._observe(sample, validation)
+                loss = self._observe(row, sample, validation)
                 row["seconds"] = time.perf_counter() - begin
                 history.append(row)
-                accuracy = row["val_accuracy"]
-                if accuracy is None or best_accuracy is None or accuracy > best_accuracy:
-                    best, best_accuracy = self.model.state_dict(), accuracy
-                    if folder:
-                        folder.write_model(best, self.standardizer)
                 if folder:
                     folder.write_history(history)
+                if not math.isfinite(loss):
+                    raise _divergence(f"the loss was {loss} after epoch {epoch}", row["lr"])
+                accuracy = row["val_accuracy"]
+                if accuracy is None or best_accuracy is None or accuracy > best_accuracy:
+                    kept, best_accuracy = self.model.state_dict(), accuracy
+                    if folder:
+                        folder.write_model(kept, self.standardizer)
                 self.reporter.epoch(row, self.epochs)
             completed = True
         finally:
-            if best is not None:
-                self.model.load_state_dict(best)
+            self.model.load_state_dict(kept)
             last = float("nan") if best_accuracy is None else best_accuracy
             self.reporter.stop(last if completed else None)
         return history
+
+    def _prepare(self, train: Dataset, validation: Dataset | None) -> Batches:
+        """Check everything that can be checked before the first step; the minibatches of the training part."""
+        if not self.optimizer.trains(self.model):
+            raise OptionError("the optimizer was made for another model; make it as SGD(model, ...) for this one")
+        for part in (train, validation):
+            if part is not None:
+                if part.y is None:
+                    raise DataError("training wants labelled data")
+                check_fit(self.model, part)
+        standardizer = self.standardizer
+        if not hasattr(standardizer, "mean_"):
+            standardizer = Standardizer(standardizer.mode).fit(train.x)
+        dtype = str(self.model.dtype)
+        if validation is not None:
+            Batches(validation, self.batch_size, standardizer=standardizer, shuffle=False, dtype=dtype)
+        batches = Batches(train, self.batch_size, standardizer=standardizer, generator=self.generator, dtype=dtype)
+        self.standardizer = standardizer
+        return batches
 
     def _epoch(self, epoch: int, batches: Batches, schedule: schedules.Schedule) -> Row:
         """One pass over the training part."""
@@ -171,10 +183,7 @@ class Trainer:
             else:
                 optimizer.step()
             if not math.isfinite(cost):
-                raise DivergenceError(
-                    f"the cost became {cost} in epoch {epoch}, step {step + 1}: this almost always means that the "
-                    f"learning rate, {lr:g}, is too high; try {lr / 10:g}"
-                )
+                raise _divergence(f"the cost became {cost} in epoch {epoch}, step {step + 1}", lr)
             total += cost * len(y)
             self.reporter.steps(step + 1)
         row: Row = {"epoch": epoch, "step": epoch * len(batches), "loss": total / len(batches.dataset), "lr": lr}
@@ -191,12 +200,14 @@ class Trainer:
             for name, (value, update) in zip(self.optimizer.flat.names, norms.tolist(), strict=True)
         }
 
-    def _observe(self, sample: Dataset, validation: Dataset | None) -> Row:
-        _, accuracy = evaluate(self.model, sample, self.standardizer)
-        row: Row = {"accuracy": accuracy, "val_loss": None, "val_accuracy": None}
+    def _observe(self, row: Row, sample: Dataset, validation: Dataset | None) -> float:
+        """Add to the row how good the network is as the epoch left it; the loss where it matters most."""
+        loss, row["accuracy"] = evaluate(self.model, sample, self.standardizer)
+        row["val_loss"] = row["val_accuracy"] = None
         if validation is not None:
-            row["val_loss"], row["val_accuracy"] = evaluate(self.model, validation, self.standardizer)
-        return row
+            loss, row["val_accuracy"] = evaluate(self.model, validation, self.standardizer)
+            row["val_loss"] = loss
+        return loss
 
     def _sample(self, train: Dataset) -> Dataset:
         """Rows for the training accuracy: all if they are few, else evenly spaced ones."""
@@ -215,8 +226,13 @@ class Trainer:
             "batch_size": self.batch_size,
             "standardize": self.standardizer.mode,
             "seed": self.generator.seed,
-            "class_names": [str(n) for n in (train.class_names or range(train.classes))],
+            "class_names": list(train.class_names),
         }
-        if isinstance(self.model, MLP):
-            own["model"] = self.model.config()
+        own["model"] = self.model.config() if isinstance(self.model, MLP) else None
         return own | self.config
+
+
+def _divergence(what: str, lr: float) -> DivergenceError:
+    return DivergenceError(
+        f"{what}: this almost always means that the learning rate, {lr:g}, is too high; try {lr / 10:g}"
+    )
