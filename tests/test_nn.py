@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -25,6 +26,7 @@ from tinygrad_cr.nn import (
     Sequential,
     standard_deviation,
 )
+from tinygrad_cr.optim import SGD
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import Tensor
 
@@ -451,3 +453,12 @@ def test_the_configuration_makes_the_same_network_again():
 def test_a_network_of_another_dtype_is_refused(dtype):
     with pytest.raises((DTypeError, OptionError)):
         mlp(dtype=dtype)
+
+
+def test_a_copied_network_trains_apart_from_the_first():
+    model = mlp()
+    twin = copy.deepcopy(model)
+    optimizer = SGD(twin, 0.1)
+    ops.cross_entropy(twin(np.ones((2, twin.sizes[0]), "float32")), [0, 1]).backward()
+    optimizer.step()
+    assert (twin.layers[-1].bias.numpy().any(), model.layers[-1].bias.numpy().any()) == (True, False)

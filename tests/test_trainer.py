@@ -551,3 +551,14 @@ def test_the_history_of_a_diverged_run_is_json(tmp_path):
 def test_an_epoch_with_an_undefined_validation_loss_is_not_kept_as_the_best(tmp_path):
     model = one_bad_update(tmp_path)
     assert math.isfinite(evaluate(model, TRAIN, Standardizer("per-feature").fit(TRAIN.x))[0])
+
+
+def test_a_frozen_weight_counts_in_the_cost():
+    model = network()
+    model.layers[0].weight.requires_grad = False
+    free = trainer(network(), reg=2.0, epochs=1, batch_size=50).fit(TRAIN)[0]["loss"]
+    assert trainer(model, reg=2.0, epochs=1, batch_size=50).fit(TRAIN)[0]["loss"] == pytest.approx(free, rel=1e-6)
+
+
+def test_arrays_are_data_too():
+    assert len(trainer(epochs=2).fit((TRAIN.x, TRAIN.y), (TRAIN.x, TRAIN.y))) == 2

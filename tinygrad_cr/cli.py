@@ -57,7 +57,7 @@ def train(
     label: Annotated[
         str | None, typer.Option(help="Label column of a .csv file: its name, or its position from 0.")
     ] = None,
-    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, e.g. 100 or 256,128.")] = "200",
+    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers, e.g. 100 or 256,128; '' for none.")] = "200",
     dropout: Annotated[float, typer.Option(help="Probability of dropping a hidden unit, in [0, 1).")] = 0.3,
     dropout_mode: Annotated[str, typer.Option(help=f"Where to rescale: {_one_of(DROPOUT_MODES)}.")] = "inverted",
     epochs: Annotated[int, typer.Option(help="How often each training row is seen.")] = 40,
@@ -138,6 +138,12 @@ def predict(
     """Write the class and the probability of each class for every row, as CSV."""
     run = load_run(model)
     rows = load(data, label=None if label is None else _column(label))
+    wanted = run.model.sizes[0]
+    if rows.features != wanted:
+        raise DataError(
+            f"{data} has {rows.features} columns, the network of {model} takes {wanted}; "
+            "leave a column of labels out with --label"
+        )
     probabilities = predict_proba(run.model, rows.x, run.standardizer)
     if out is None:
         _write_predictions(sys.stdout, probabilities, run.class_names)
@@ -180,7 +186,7 @@ def _write_predictions(file: IO[str], probabilities: np.ndarray[Any, Any], names
 
 def _widths(text: str) -> list[int]:
     try:
-        return [int(width) for width in text.split(",") if width.strip()]
+        return [int(width) for width in text.split(",")] if text.strip() else []
     except ValueError:
         raise OptionError(f"--hidden wants widths such as 100 or 256,128; got {text!r}") from None
 

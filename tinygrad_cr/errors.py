@@ -77,6 +77,6 @@ def unknown_name(kind: str, given: object, known: Iterable[str]) -> OptionError:
     "unknown optimizer 'sdg': did you mean 'sgd'? Known: adam, sgd"
     """
     names = sorted(known)
-    nearest = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(str(given).lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return OptionError(f"unknown {kind} {given!r}: {hint}Known: {', '.join(names)}")

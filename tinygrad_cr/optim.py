@@ -74,7 +74,7 @@ class Optimizer:
         self.steps += 1
         self._update(spans, (self.weight_decay + reg) * weights, weights, out)
         if out is not None and chosen != self._everything:
-            everything = np.zeros((len(self._everything), 2))
+            everything = np.array([[np.sum(np.square(p.data, dtype=np.float64)), 0.0] for p in flat.parameters])
             everything[chosen] = out
             return everything
         return out

@@ -367,9 +367,10 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
         found = None if dtype is None else np.dtype(dtype)
     except TypeError:
         found = None
-    if found is None or found not in FLOATS:
-        raise unknown_name("float dtype", dtype, [str(known) for known in FLOATS])
-    return found
+    for known in FLOATS:
+        if found is not None and found == known:
+            return known
+    raise unknown_name("float dtype", dtype, [str(known) for known in FLOATS])
 
 
 def _as_array(data: Any, dtype: Any, xp: Any) -> Array:

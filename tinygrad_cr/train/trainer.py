@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import ops, schedules
-from tinygrad_cr.data import Batches, Dataset, Standardizer
+from tinygrad_cr.data import Batches, Dataset, Standardizer, load
 from tinygrad_cr.errors import DataError, DivergenceError, OptionError
 from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.optim import Optimizer, make_optimizer
@@ -24,6 +24,7 @@ from tinygrad_cr.train.progress import Reporter, Silent, default_reporter
 from tinygrad_cr.train.run import RunFolder
 
 DEFAULT_LR = 0.01
+Pair = tuple[Any, Any]
 
 
 class Trainer:
@@ -73,10 +74,12 @@ class Trainer:
     ) -> None:
         self.model = model
         if lr is None:
-            lr = DEFAULT_LR if isinstance(optimizer, str) else optimizer.lr
+            lr = optimizer.lr if isinstance(optimizer, Optimizer) else DEFAULT_LR
         schedules.exponential(lr, lr_decay, 1)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, lr, momentum)
+        if not isinstance(optimizer, Optimizer):
+            raise OptionError(f"optimizer must be a name or an Optimizer, got {optimizer!r}")
         self.optimizer = optimizer
         self.lr, self.lr_decay, self.schedule = lr, lr_decay, schedule
         self.reg = number("reg", reg)
@@ -91,10 +94,11 @@ class Trainer:
             (default_reporter() if reporter else Silent()) if isinstance(reporter, bool) else reporter
         )
 
-    def fit(self, train: Dataset, validation: Dataset | None = None) -> History:
+    def fit(self, train: Dataset | Pair, validation: Dataset | Pair | None = None) -> History:
         """Train; afterwards the model holds the parameters of its best epoch.
 
-        The best epoch is the first with the highest validation accuracy; without a validation part, the last one.
+        Each part is a `Dataset` or a pair of arrays (x, y). The best epoch is the first with the highest validation
+        accuracy; without a validation part, the last one.
 
         Raises:
             DataError, ShapeError: data that does not fit the model, or has no labels. Nothing was changed.
@@ -109,6 +113,8 @@ class Trainer:
         >>> history.best()["val_accuracy"] > 0.9
         True
         """
+        train = load(train)
+        validation = None if validation is None else load(validation)
         folder = RunFolder(self.out) if self.out is not None else None
         batches = self._prepare(train, validation)
         if folder:
