@@ -1,52 +1,103 @@
 """How long a user waits: import, first step with nothing compiled, first step with a warm cache.
 
-Run ``python bench/start.py`` in an environment where tinygrad_cr is installed. Each figure is a whole process, median of
-several; the cache of compiled kernels is a temporary folder, so the first run of it is truly cold.
+Each figure is a whole process, median of several, in turns. Caches of compiled code lie in a temporary folder that is
+new for every cold start; JAX, which keeps none by default, is given one too. Bytecode and the operating system's file
+cache are warm in all of them.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
-IMPORT = "import tinygrad_cr"
-FIRST_STEP = """
+from bench.workers import python
+
+_OURS = """
 import numpy as np
+import tinygrad_cr
 from tinygrad_cr import Tensor, nn, ops, optim
-model = nn.MLP([64, 100, 10], dropout=0.5, generator=0)
+model = nn.MLP([784, 256, 10], dropout=0.5, generator=0)
 optimizer = optim.SGD(model, lr=0.1, momentum=0.9)
-ops.cross_entropy(model(Tensor(np.zeros((32, 64), "float32"))), np.zeros(32, int)).backward()
-optimizer.step()
+def step(x, y):
+    optimizer.zero_grad()
+    loss = ops.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    return loss
+{wrap}
+step(Tensor(np.zeros((128, 784), "float32")), np.zeros(128, int)).item()
 """
-RUNS = 7
+_TORCH = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 10))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True)
+def loss_of(x, y):
+    return nn.functional.cross_entropy(model(x), y)
+{wrap}
+loss = loss_of(torch.zeros(128, 784), torch.zeros(128, dtype=torch.int64))
+loss.backward()
+optimizer.step()
+loss.item()
+"""
+_JAX = """
+import numpy as np
+from bench.contestants.jax import Training
+from bench.inputs import Inputs
+from bench.workloads import Task
+task = Task("first", "start", "train", (784, 256, 10), 128, 128)
+Training(task, Inputs(np.zeros((128, 784), "float32"), np.zeros(128, int)), "unsafe_rbg", False).epoch()
+"""
+_SKLEARN = """
+import numpy as np
+from sklearn.neural_network import MLPClassifier
+model = MLPClassifier((256,), solver="sgd", batch_size=128)
+model.partial_fit(np.zeros((128, 784), "float32"), np.arange(128) % 10, classes=np.arange(10))
+"""
+
+PROGRAMS = {
+    "eager": ("import tinygrad_cr", _OURS.format(wrap="")),
+    "compiled": ("import tinygrad_cr", _OURS.format(wrap="step = tinygrad_cr.compile(step)")),
+    "pytorch": ("import torch", _TORCH.format(wrap="")),
+    "torch-compile": ("import torch", _TORCH.format(wrap="loss_of = torch.compile(loss_of)")),
+    "jax": ("import jax", _JAX),
+    "sklearn": ("from sklearn.neural_network import MLPClassifier", _SKLEARN),
+    "numpy": ("import numpy", ""),
+}
+"""For each contestant: a program that imports it, and one that takes its first training step on network C."""
 
 
-def seconds(program: str, cache: str) -> float:
-    """Wall time of a Python process that runs the program, somewhere outside a source tree."""
+def seconds(program: str, folder: str) -> float:
+    """Wall time of a Python process that runs the program in a folder, where it also keeps its caches.
+
+    Raises:
+        CalledProcessError: the program failed; the exception holds what it printed.
+    """
+    places = dict.fromkeys(("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR"), folder)
+    places |= {"XDG_CACHE_HOME": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     begin = time.perf_counter()
-    environment = os.environ | {"NUMBA_CACHE_DIR": cache}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=cache)
+    subprocess.run(python(program), check=True, env=os.environ | places, cwd=folder, capture_output=True, text=True)
     return time.perf_counter() - begin
 
 
-def main() -> None:
-    """Measure and print."""
-    with tempfile.TemporaryDirectory() as cache:
-        cold = seconds(FIRST_STEP, cache)
-        rows = {
-            "python alone": statistics.median(seconds("pass", cache) for _ in range(RUNS)),
-            "import numpy": statistics.median(seconds("import numpy", cache) for _ in range(RUNS)),
-            "import tinygrad_cr": statistics.median(seconds(IMPORT, cache) for _ in range(RUNS)),
-            "first step, cold cache": cold,
-            "first step, warm cache": statistics.median(seconds(FIRST_STEP, cache) for _ in range(RUNS)),
-        }
-    for name, value in rows.items():
-        print(f"{name:24s}{value:7.2f} s")
-
-
-if __name__ == "__main__":
-    main()
+def measure(names: Sequence[str], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Seconds of "import", "cold" and "warm" for each contestant, one a round; "python" is an empty program."""
+    found: dict[str, Any] = {"python": {"import": []}}
+    found |= {name: {"import": [], "cold": [], "warm": []} for name in names if name in PROGRAMS}
+    for _ in range(rounds):
+        for name, times in found.items():
+            first, step = PROGRAMS.get(name, ("", ""))
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                try:
+                    times["import"].append(seconds(first, folder))
+                    if step:
+                        times["cold"].append(seconds(step, folder))
+                        times["warm"].append(seconds(step, folder))
+                except subprocess.CalledProcessError as problem:
+                    times["failed"] = (problem.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+                    say(f"  {name} failed: {times['failed']}")
+    return found

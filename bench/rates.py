@@ -1,0 +1,142 @@
+"""How fast this machine's libraries multiply matrices and copy memory: the measurements behind the limit."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+BLOCKS = 7
+BLOCK_SECONDS = 0.003
+
+Repeat = Callable[[int], None]
+
+
+def best(repeat: Repeat) -> float:
+    """Seconds a call: the median of several blocks, each of enough calls."""
+    repeat(2)
+    count, seconds = 1, 0.0
+    while seconds < BLOCK_SECONDS and count < 1 << 20:
+        count *= 2
+        begin = time.perf_counter()
+        repeat(count)
+        seconds = time.perf_counter() - begin
+    times = []
+    for _ in range(BLOCKS):
+        begin = time.perf_counter()
+        repeat(count)
+        times.append((time.perf_counter() - begin) / count)
+    return statistics.median(times)
+
+
+def operands(kind: str, rows: int, inner: int, outer: int) -> tuple[Any, Any, Any]:
+    """The two factors and the result of a product, in the layouts that a training step has."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, inner), dtype=np.float32)
+    w = rng.standard_normal((inner, outer), dtype=np.float32)
+    dz = rng.standard_normal((rows, outer), dtype=np.float32)
+    factors = {"forward": (x, w), "dw": (x.T, dz), "dx": (dz, w.T)}[kind]
+    return *factors, np.empty((factors[0].shape[0], factors[1].shape[1]), np.float32)
+
+
+class NumPy:
+    """NumPy's own OpenBLAS; its thread count comes from the environment."""
+
+    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+        def repeat(calls: int) -> None:
+            for _ in range(calls):
+                np.matmul(a, b, out=out)
+
+        return repeat
+
+    def copy(self, source: Any, target: Any) -> Repeat:
+        def repeat(calls: int) -> None:
+            for _ in range(calls):
+                np.copyto(target, source)
+
+        return repeat
+
+
+class Numba:
+    """SciPy's OpenBLAS through numba's np.dot, in a compiled loop: no Python between the calls."""
+
+    def __init__(self) -> None:
+        import numba
+
+        @numba.njit
+        def products(a: Any, b: Any, out: Any, calls: int) -> None:
+            for _ in range(calls):
+                np.dot(a, b, out)
+
+        @numba.njit(parallel=True)
+        def copies(source: Any, target: Any, calls: int) -> None:
+            for _ in range(calls):
+                for i in numba.prange(source.size):
+                    target[i] = source[i]
+
+        numba.set_num_threads(int(os.environ.get("BENCH_THREADS", numba.get_num_threads())))
+        self.products, self.copies = products, copies
+
+    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+        return lambda calls: self.products(a, b, out, calls)
+
+    def copy(self, source: Any, target: Any) -> Repeat:
+        return lambda calls: self.copies(source, target, calls)
+
+
+class Torch:
+    """PyTorch's products (MKL or oneDNN)."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(int(os.environ.get("BENCH_THREADS", torch.get_num_threads())))
+
+    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+        torch = self.torch
+        p, q, r = (torch.from_numpy(m) for m in (a, b, out))
+
+        def repeat(calls: int) -> None:
+            with torch.inference_mode():
+                for _ in range(calls):
+                    torch.mm(p, q, out=r)
+
+        return repeat
+
+    def copy(self, source: Any, target: Any) -> Repeat:
+        p, q = self.torch.from_numpy(source), self.torch.from_numpy(target)
+
+        def repeat(calls: int) -> None:
+            for _ in range(calls):
+                q.copy_(p)
+
+        return repeat
+
+
+class Rates:
+    """The session of a worker that measures one library with one thread count."""
+
+    def __init__(self, library: str) -> None:
+        self.library: Any = {"numpy": NumPy, "numba": Numba, "torch": Torch}[library]()
+
+    def products(self, products: list[list[Any]]) -> dict[str, Any]:
+        """Seconds of each product; a product is [kind, rows, inner, outer]."""
+        found = []
+        for kind, *shape in products:
+            a, b, out = operands(kind, *shape)
+            found.append(best(self.library.product(a, b, out)) if math.prod(shape) else 0.0)
+        return {"seconds": found}
+
+    def bandwidths(self, sizes: list[int]) -> dict[str, Any]:
+        """Bytes a second, read and written, of a copy; sizes: of both arrays together, in bytes."""
+        found = []
+        for size in sizes:
+            source = np.ones(size // 8, np.float32)
+            found.append(2 * source.nbytes / best(self.library.copy(source, np.zeros_like(source))))
+        return {"bytes_per_second": found}
