@@ -107,6 +107,7 @@ def cases(quick: bool) -> dict[str, Case]:
             (),
             12 * count,
         ),
+        "pick": Case({"x": normal(50 * n, m), "index": picked, "out": normal(n, m)}, ("out",), count, (), 8 * count),
         "scatter_add": Case(
             {"out": normal(50 * n, m), "index": picked, "values": normal(n, m)}, ("out",), count, (), 12 * count
         ),

@@ -24,6 +24,7 @@ BACKWARD = {
     "dropout": "dropout",
     "affine_relu_dropout": "affine_relu_dropout_backward",
     "gelu": "gelu_backward",
+    "pick": "scatter_add",
 }
 """Which kernel is the vector-Jacobian product of which; the losses hold theirs in the same pass."""
 
@@ -105,6 +106,9 @@ class Kernels(Protocol):
 
     def mean_squared_error(self, prediction: Array, target: Array, loss: Array, dprediction: Array) -> None:
         """``loss = mean((p - t)**2)``, ``dprediction = 2 (p - t) / n``; [n] F each, loss: [1] F."""
+
+    def pick(self, x: Array, index: Any, out: Array) -> None:
+        """``out = x[index]``; any shapes NumPy's indexing allows."""
 
     def scatter_add(self, out: Array, index: Any, values: Array) -> None:
         """``out[index] += values``, repeated indices adding up; any shapes NumPy's indexing allows."""

@@ -154,6 +154,10 @@ def mean_squared_error(prediction: Array, target: Array, loss: Array, dpredictio
     dprediction[...] = difference * difference.dtype.type(2 / difference.size)
 
 
+def pick(x: Array, index: Any, out: Array) -> None:
+    out[...] = x[index]
+
+
 def scatter_add(out: Array, index: Any, values: Array) -> None:
     _xp(out).add.at(out, index, values)
 

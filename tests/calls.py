@@ -29,6 +29,7 @@ WRITES: dict[str, tuple[str, ...]] = {
     "gelu_backward": ("dx",),
     "softmax_cross_entropy": ("loss", "dlogits"),
     "mean_squared_error": ("loss", "dprediction"),
+    "pick": ("out",),
     "scatter_add": ("out",),
     "sgd": ("param", "velocity", "norms"),
     "adam": ("param", "mean", "square", "norms"),
@@ -158,6 +159,14 @@ class Maker:
             "target": self.normal(n),
             "loss": self.unwritten(1),
             "dprediction": self.unwritten(n),
+        }
+
+    def pick(self, size: Size) -> dict[str, Any]:
+        picked = self.rng.integers(0, size.rows, 2 * size.rows) if size.rows else np.zeros(0, int)
+        return {
+            "x": self.normal(size.rows, size.columns),
+            "index": picked,
+            "out": self.unwritten(picked.size, size.columns),
         }
 
     def scatter_add(self, size: Size) -> dict[str, Any]:

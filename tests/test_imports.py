@@ -18,8 +18,8 @@ import tinygrad_cr.kernels
 LAYERS: list[set[str]] = [
     {"kernels", "errors"},
     {"options"},
-    {"random"},
     {"tape"},
+    {"random"},
     {"tensor"},
     {"operands"},
     {"ops", "gradcheck", "compile"},

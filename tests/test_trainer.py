@@ -562,3 +562,24 @@ def test_a_frozen_weight_counts_in_the_cost():
 
 def test_arrays_are_data_too():
     assert len(trainer(epochs=2).fit((TRAIN.x, TRAIN.y), (TRAIN.x, TRAIN.y))) == 2
+
+
+def test_compiled_training_ends_with_the_eager_bits():
+    models = [network(), network()]
+    for model, compile in zip(models, (True, False), strict=True):
+        trainer(model, epochs=3, batch_size=16, reg=0.01, compile=compile).fit(TRAIN, TRAIN)
+    assert bits(models[0]) == bits(models[1])
+
+
+class Peeking(MLP):
+    """Looks at a value on the way, which a replay could not do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        y.sum().item()
+        return y
+
+
+def test_a_model_that_cannot_be_captured_is_trained_eagerly(capsys):
+    trainer(Peeking([5, 3], generator=0), epochs=2, reporter=True).fit(TRAIN)
+    assert capsys.readouterr().out.count("training runs eagerly: item() cannot be captured") == 1

@@ -15,6 +15,7 @@ if not (_root / "kernels").exists():
     _spec.loader.exec_module(kernels)
 
 from tinygrad_cr import data, nn, ops, optim, schedules, train  # noqa: E402 - they need the kernels above
+from tinygrad_cr.compile import compile  # noqa: E402
 from tinygrad_cr.gradcheck import gradcheck  # noqa: E402
 from tinygrad_cr.random import Generator  # noqa: E402
 from tinygrad_cr.tape import no_grad  # noqa: E402
@@ -28,6 +29,7 @@ except PackageNotFoundError:
 __all__ = [
     "Generator",
     "Tensor",
+    "compile",
     "data",
     "gradcheck",
     "nn",

@@ -34,6 +34,10 @@ class GraphError(TinygradError, RuntimeError):
     """A backward pass that cannot run: the graph was freed, or was never recorded."""
 
 
+class CaptureError(TinygradError, RuntimeError):
+    """Something inside a compiled function that a replay could not do again."""
+
+
 class GradientError(TinygradError, AssertionError):
     """An analytic gradient that disagrees with finite differences."""
 

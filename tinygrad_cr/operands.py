@@ -15,6 +15,7 @@ import numpy as np
 from tinygrad_cr.errors import DataError, DeviceError, DTypeError, OptionError, ShapeError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.random import Generator, keep_probability, keep_threshold
+from tinygrad_cr.tape import ask, mode, watch
 from tinygrad_cr.tensor import FLOATS, Axes, Tensor, record, wrap
 
 DROPOUT_MODES = ("inverted", "vanilla")
@@ -56,9 +57,9 @@ def pair(op: str, a: Any, b: Any, floats: bool = False) -> tuple[Tensor, Tensor,
         if p in FLOATS and q in FLOATS:
             raise mix_error(op, p, q)
         if p in FLOATS:
-            b = wrap(b.data.astype(p), b.backend)
+            b = wrap(b.backend.xp.array(b.data, p), b.backend)
         elif q in FLOATS:
-            a = wrap(a.data.astype(q), a.backend)
+            a = wrap(a.backend.xp.array(a.data, q), a.backend)
     if floats and a.data.dtype not in FLOATS:
         raise float_error(op, a.dtype)
     return a, b, a.backend.xp
@@ -147,7 +148,10 @@ def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
     """The seed, draw and stream of one new mask."""
     if generator is None:
         raise OptionError("dropout in training needs randomness: pass generator=Generator(seed), or training=False")
-    return generator.seed, generator.next_draw(), generator.stream
+    if generator.capture is not None and generator.capture is mode.program:
+        return generator.seed, generator.next_draw(), generator.stream
+    watch(generator, "seed", "stream")
+    return generator.seed, ask(generator.next_draw), generator.stream
 
 
 def label_array(labels: Any, xp: Any) -> Array:

@@ -39,7 +39,7 @@ from tinygrad_cr.operands import (
     several,
 )
 from tinygrad_cr.random import Generator
-from tinygrad_cr.tape import destination
+from tinygrad_cr.tape import destination, refuse
 from tinygrad_cr.tensor import FLOATS, Axes, Tensor, record, wrap
 
 # Arithmetic
@@ -148,7 +148,7 @@ def matmul(a: Any, b: Any) -> Tensor:
     a_shape, b_shape, a_wanted, b_wanted = a.shape, b.shape, a.requires_grad, b.requires_grad
 
     def vjp(g: Array) -> tuple[Array | None, Array | None]:
-        g = g.reshape(full)
+        g = xp.reshape(g, full)
         da = db = None
         if a_wanted:
             da = _sum_to(xp.matmul(g, q.swapaxes(-1, -2)), p.shape, xp).reshape(a_shape)
@@ -332,12 +332,14 @@ def astype(x: Any, dtype: Any) -> Tensor:
     >>> astype(Tensor([1.0]), "float64").dtype
     dtype('float64')
     """
-    x, _ = one("astype", x)
-    y = Tensor(x.data, dtype=dtype, device=x.device)
-    source = x.dtype
-    if y.dtype not in FLOATS or source == y.dtype:
-        return x if source == y.dtype else y
-    return record(y.data, (x,), lambda g: (g.astype(source),))
+    x, xp = one("astype", x)
+    source, target = x.dtype, Tensor(np.empty(0, x.dtype), dtype=dtype).dtype
+    if source == target:
+        return x
+    y = xp.array(x.data, target)
+    if source not in FLOATS or target not in FLOATS:
+        return wrap(y, x.backend)
+    return record(y, (x,), lambda g: (xp.array(g, source),))
 
 
 # Functions of two numbers, and choices
@@ -395,7 +397,7 @@ def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     axes, kept = normalised_axes("sum", x, axis)
     shape = x.shape
     y = xp.sum(x.data, axis=axes, keepdims=keepdims)
-    return record(y, (x,), lambda g: (xp.broadcast_to(g.reshape(kept), shape),))
+    return record(y, (x,), lambda g: (xp.broadcast_to(xp.reshape(g, kept), shape),))
 
 
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
@@ -412,7 +414,7 @@ def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     shape = x.shape
     count = math.prod(shape[i] for i in axes)
     y = xp.mean(x.data, axis=axes, keepdims=keepdims)
-    return record(y, (x,), lambda g: (xp.broadcast_to(xp.divide(g, count).reshape(kept), shape),))
+    return record(y, (x,), lambda g: (xp.broadcast_to(xp.reshape(xp.divide(g, count), kept), shape),))
 
 
 def var(x: Any, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
@@ -431,7 +433,7 @@ def var(x: Any, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Ten
         raise ShapeError(f"var over {count + ddof} elements with ddof={ddof} divides by {count}")
     centred = xp.subtract(x.data, xp.mean(x.data, axis=axes, keepdims=True))
     y = xp.divide(xp.sum(xp.multiply(centred, centred), axis=axes, keepdims=keepdims), count)
-    return record(y, (x,), lambda g: (xp.multiply(xp.multiply(g.reshape(kept), centred), 2 / count),))
+    return record(y, (x,), lambda g: (xp.multiply(xp.multiply(xp.reshape(g, kept), centred), 2 / count),))
 
 
 def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
@@ -467,13 +469,13 @@ def reshape(x: Any, shape: int | Sequence[int]) -> Tensor:
     >>> reshape(Tensor([1.0, 2.0]), (2, 1)).shape
     (2, 1)
     """
-    x, _ = one("reshape", x)
+    x, xp = one("reshape", x)
     old = x.shape
     try:
-        y = x.data.reshape(shape)
+        y = xp.reshape(x.data, shape)
     except (ValueError, TypeError):
         raise ShapeError(f"cannot reshape {x.size} elements of shape {old} into {shape}") from None
-    return record(y, (x,), lambda g: (g.reshape(old),))
+    return record(y, (x,), lambda g: (xp.reshape(g, old),))
 
 
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
@@ -502,7 +504,7 @@ def expand_dims(x: Any, axis: int) -> Tensor:
         y = xp.expand_dims(x.data, axis)
     except ValueError:
         raise ShapeError(f"expand_dims: axis {axis} does not fit shape {old}") from None
-    return record(y, (x,), lambda g: (g.reshape(old),))
+    return record(y, (x,), lambda g: (xp.reshape(g, old),))
 
 
 def squeeze(x: Any, axis: Axes = None) -> Tensor:
@@ -519,7 +521,7 @@ def squeeze(x: Any, axis: Axes = None) -> Tensor:
         axes, _ = normalised_axes("squeeze", x, axis)
     if any(old[i] != 1 for i in axes):
         raise ShapeError(f"squeeze: the axes {axes} of shape {old} are not all of length 1")
-    return record(xp.squeeze(x.data, axis=axes), (x,), lambda g: (g.reshape(old),))
+    return record(xp.squeeze(x.data, axis=axes), (x,), lambda g: (xp.reshape(g, old),))
 
 
 def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
@@ -567,16 +569,22 @@ def getitem(x: Any, index: Any) -> Tensor:
     parts = index if isinstance(index, tuple) else (index,)
     parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
     basic = all(p is None or p is ... or type(p) in (int, slice) or isinstance(p, np.integer) for p in parts)
-    try:
-        y = x.data[parts]
-    except (IndexError, TypeError) as error:
-        raise IndexingError(f"cannot index shape {x.shape}: {error}") from None
+    if basic and ... not in parts:
+        parts = (*parts, ...)  # makes a single element a view, too
     k, shape = x.backend, x.shape
+    try:
+        y = x.data[parts] if basic else xp.empty(np.broadcast_to(False, shape)[parts].shape, x.dtype)
+    except (IndexError, TypeError) as error:
+        raise IndexingError(f"cannot index shape {shape}: {error}") from None
+    if not basic:
+        if any(np.asarray(part).dtype.kind == "b" for part in parts):
+            refuse("indexing by a mask, whose result has another shape for another mask,")
+        k.pick(x.data, parts, y)
 
     def vjp(g: Array) -> tuple[Array]:
         dx = xp.zeros(shape, g.dtype)
         if basic:
-            xp.copyto(dx[parts] if y.ndim or ... in parts else dx[(*parts, ...)], g)
+            xp.copyto(dx[parts], g)
         else:
             k.scatter_add(dx, parts, g)
         return (dx,)
@@ -639,7 +647,7 @@ def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     return record(
         y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in axes]),
         (x,),
-        lambda g: (xp.multiply(g.reshape(kept), xp.divide(e, total)),),
+        lambda g: (xp.multiply(xp.reshape(g, kept), xp.divide(e, total)),),
     )
 
 
@@ -860,7 +868,7 @@ def _extremum(op: str, x: Any, axis: Axes, keepdims: bool) -> Tensor:
 
     def vjp(g: Array) -> tuple[Array]:
         won = xp.equal(p, y)
-        return (xp.multiply(xp.divide(g.reshape(kept), xp.sum(won, axis=axes, keepdims=True, dtype=g.dtype)), won),)
+        return (xp.multiply(xp.divide(xp.reshape(g, kept), xp.sum(won, axis=axes, keepdims=True, dtype=g.dtype)), won),)
 
     return record(y if keepdims else y.reshape([n for i, n in enumerate(x.shape) if i not in axes]), (x,), vjp)
 

@@ -11,6 +11,7 @@ from tinygrad_cr.errors import GraphError, OptionError, StateDictError, unknown_
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module
 from tinygrad_cr.options import number
+from tinygrad_cr.tape import ask, watch
 
 
 class Optimizer:
@@ -47,6 +48,10 @@ class Optimizer:
         for parameter in self.flat.parameters:
             parameter.grad = None
 
+    def _count(self) -> int:
+        self.steps += 1
+        return self.steps
+
     def step(self, *, reg: float = 0.0, norms: bool = False) -> Array | None:
         """Update every parameter that has a gradient; one without is left alone.
 
@@ -71,15 +76,16 @@ class Optimizer:
         if chosen != self._everything:
             spans, weights = flat.spans[chosen], weights[chosen]
         out = np.zeros((len(chosen), 2)) if norms else None
-        self.steps += 1
-        self._update(spans, (self.weight_decay + reg) * weights, weights, out)
+        watch(self, "weight_decay")
+        count = ask(self._count)
+        self._update(count, spans, (self.weight_decay + reg) * weights, weights, out)
         if out is not None and chosen != self._everything:
             everything = np.array([[np.sum(np.square(p.data, dtype=np.float64)), 0.0] for p in flat.parameters])
             everything[chosen] = out
             return everything
         return out
 
-    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def state_dict(self) -> dict[str, Any]:
@@ -142,15 +148,16 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise OptionError("nesterov wants a momentum above 0")
 
-    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
         flat = self.flat
+        watch(self, "momentum", "nesterov")
         flat.backend.sgd(
             flat.values,
             flat.gradients,
             self.velocity,
             spans,
             l2,
-            self.lr,
+            ask(lambda: self.lr),
             self.momentum,
             self.nesterov,
             norms,
@@ -182,11 +189,12 @@ class Adam(Optimizer):
         self.betas = (number("betas[0]", betas[0], below=1), number("betas[1]", betas[1], below=1))
         self.eps = number("eps", eps)
 
-    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
-        self._adam(spans, l2, np.zeros(len(l2)), norms)
+    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+        self._adam(count, spans, l2, np.zeros(len(l2)), norms)
 
-    def _adam(self, spans: Array, l2: Array, decay: Array, norms: Array | None) -> None:
+    def _adam(self, count: int, spans: Array, l2: Array, decay: Array, norms: Array | None) -> None:
         flat = self.flat
+        watch(self, "betas", "eps")
         flat.backend.adam(
             flat.values,
             flat.gradients,
@@ -195,10 +203,10 @@ class Adam(Optimizer):
             spans,
             l2,
             decay,
-            self.lr,
+            ask(lambda: self.lr),
             *self.betas,
             self.eps,
-            self.steps,
+            count,
             norms,
         )
 
@@ -217,9 +225,9 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(model, lr, betas, eps=eps, weight_decay=weight_decay)
 
-    def _update(self, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
         decay = self.weight_decay * weights
-        self._adam(spans, l2 - decay, decay, norms)
+        self._adam(count, spans, l2 - decay, decay, norms)
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

@@ -15,6 +15,7 @@ import numpy as np
 
 from tinygrad_cr.kernels import backend
 from tinygrad_cr.options import integer, number
+from tinygrad_cr.tape import mode
 
 SEED_LIMIT = 2**63
 STREAM_LIMIT = 2**31
@@ -36,7 +37,7 @@ class Generator:
     array([ True,  True])
     """
 
-    __slots__ = ("draw", "seed", "stream")
+    __slots__ = ("capture", "draw", "seed", "stream")
 
     def __init__(self, seed: int | None = None, stream: int = 0, draw: int = 0) -> None:
         if seed is None:
@@ -44,6 +45,8 @@ class Generator:
         self.seed = integer("seed", seed, below=SEED_LIMIT)
         self.stream = integer("stream", stream, below=STREAM_LIMIT)
         self.draw = integer("draw", draw, below=SEED_LIMIT)
+        # Made inside a captured function, it is made anew in each call, and its draws are always the same.
+        self.capture = mode.program
 
     def next_draw(self) -> int:
         """Claim the next draw: its number, for a kernel that makes the random bits itself."""

@@ -31,6 +31,22 @@ class Leaf(Protocol):
     backend: Kernels
 
 
+class Capture(Protocol):
+    """What a program wants to know while a function is captured (see `compile`)."""
+
+    def touch(self, leaf: Leaf) -> None:
+        """A gradient is about to be added to this leaf."""
+
+    def watch(self, thing: Any, *names: str) -> None:
+        """The calls depend on these attributes."""
+
+    def ask(self, read: Callable[[], Any]) -> Any:
+        """A number that is read anew for each replay."""
+
+    def refuse(self, what: str) -> None:
+        """Something that a replay could not do again."""
+
+
 class Node:
     """One recorded operation."""
 
@@ -45,10 +61,11 @@ class _Mode(threading.local):
     def __init__(self) -> None:
         self.recording = True
         self.outer: list[bool] = []
+        self.program: Capture | None = None
 
 
 mode = _Mode()
-"""Whether operations of this thread are being recorded."""
+"""Of this thread: whether operations are recorded on the tape, and the program that captures them, if any."""
 
 
 class no_grad(ContextDecorator):
@@ -66,6 +83,23 @@ class no_grad(ContextDecorator):
 
     def __exit__(self, *_: object) -> None:
         mode.recording = mode.outer.pop()
+
+
+def watch(thing: Any, *names: str) -> None:
+    """Tell a program that is being captured, if any, that its calls depend on these attributes."""
+    if mode.program is not None:
+        mode.program.watch(thing, *names)
+
+
+def ask(read: Callable[[], Any]) -> Any:
+    """A number that may change between replays: read now and, if a program is being captured, before each replay."""
+    return read() if mode.program is None else mode.program.ask(read)
+
+
+def refuse(what: str) -> None:
+    """Tell a program that is being captured, if any, that a replay could not do this."""
+    if mode.program is not None:
+        mode.program.refuse(what)
 
 
 def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False) -> None:
@@ -115,12 +149,14 @@ def accumulate(leaf: Leaf, g: Array, owned: bool) -> None:
     """Add g to ``leaf.grad``; the first gradient is taken over without a copy if nobody else can hold it."""
     if g.shape != leaf.data.shape:
         raise ShapeError(f"a gradient of shape {g.shape} arrived at a tensor of shape {leaf.data.shape}")
+    if mode.program is not None:
+        mode.program.touch(leaf)
     if leaf.grad is None:
         if leaf.grad_view is not None:
             leaf.backend.xp.copyto(leaf.grad_view, g)
             leaf.grad = leaf.grad_view
         else:
-            leaf.grad = g if owned else g.copy()
+            leaf.grad = g if owned else leaf.backend.xp.array(g)
     elif g is not leaf.grad_view:
         # A gradient that is the view itself was written there by a rule that asked `destination`.
         leaf.backend.xp.add(leaf.grad, g, out=leaf.grad)
@@ -134,6 +170,8 @@ def destination(leaf: Leaf, wanted: bool) -> Array | None:
     """
     if not wanted:
         return None
+    if mode.program is not None:
+        mode.program.touch(leaf)
     if leaf.grad is None and leaf.grad_view is not None:
         leaf.grad = leaf.grad_view
         return leaf.grad

@@ -133,12 +133,14 @@ class Tensor:
         Raises:
             ShapeError: there is not exactly one.
         """
+        tape.refuse("item()")
         if self.size != 1:
             raise ShapeError(f"item() wants exactly one element, this tensor has shape {self.shape}")
         return self.data.item()
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The elements as a NumPy array; on a CPU device it is the tensor's own memory."""
+        tape.refuse("numpy()")
         return np.asarray(self.data)
 
     def to(self, device: str) -> Tensor:
@@ -151,6 +153,7 @@ class Tensor:
         return moved
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        tape.refuse("a conversion to an array")
         return np.array(self.data, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
@@ -168,6 +171,7 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
+        tape.refuse("a decision on the value of a tensor")
         if self.size != 1:
             raise ShapeError(f"the truth of a tensor of shape {self.shape} is ambiguous; compare one element")
         return bool(self.data)
@@ -368,7 +372,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     except TypeError:
         found = None
     for known in FLOATS:
-        if found is not None and found == known:
+        if found == known and found is not None:
             return known
     raise unknown_name("float dtype", dtype, [str(known) for known in FLOATS])
 

@@ -65,6 +65,13 @@ class Batches:
         # The kernel writes into x itself unless float64 rows are wanted in float32.
         self._gathered = self._x if self._mean.dtype == dtype else np.empty(self._x.shape, self._mean.dtype)
         self._y = np.empty(self.batch_size, np.int64)
+        self._cut: dict[int, tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]] = {}
+
+    def _views(self, rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        """The buffers for so many rows; the same objects each time, so that a compiled step knows them again."""
+        if rows not in self._cut:
+            self._cut[rows] = (self._x[:rows], self._gathered[:rows], self._y[:rows])
+        return self._cut[rows]
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -74,10 +81,10 @@ class Batches:
         order = self.generator.permutation(len(rows)) if self.shuffle else rows
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
-            x, y = self._x[: len(chosen)], self._y[: len(chosen)]
-            gather(self.dataset.x, chosen, self._mean, self._scale, self._gathered[: len(chosen)])
+            x, gathered, y = self._views(len(chosen))
+            gather(self.dataset.x, chosen, self._mean, self._scale, gathered)
             if self._gathered is not self._x:
-                x[...] = self._gathered[: len(chosen)]
+                x[...] = gathered
             # mode="clip" only because NumPy buffers the output otherwise; no row is out of range.
             np.take(self._labels, chosen, out=y, mode="clip")
             yield x, y

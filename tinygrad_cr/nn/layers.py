@@ -13,6 +13,7 @@ from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.operands import dropout_plan
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator, as_generator
+from tinygrad_cr.tape import watch
 from tinygrad_cr.tensor import Tensor, float_dtype
 
 
@@ -48,6 +49,8 @@ class Affine(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., inputs] -> [..., outputs]."""
+        watch(self.weight, "data")
+        watch(self.bias, "data")
         return ops.affine(x, self.weight, self.bias)
 
 
@@ -88,6 +91,7 @@ class Dropout(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape."""
+        watch(self, "dropout", "mode", "generator")
         return ops.dropout(x, self.dropout, generator=self.generator, mode=self.mode, training=self.training)
 
 
@@ -122,6 +126,9 @@ class AffineReLUDropout(Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., inputs] -> [..., outputs]."""
+        watch(self.weight, "data")
+        watch(self.bias, "data")
+        watch(self, "dropout", "mode", "generator")
         return ops.affine_relu_dropout(
             x,
             self.weight,

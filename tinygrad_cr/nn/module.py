@@ -11,6 +11,7 @@ from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn.flat import FlatParameters
 from tinygrad_cr.nn.parameter import Parameter
+from tinygrad_cr.tape import watch
 from tinygrad_cr.tensor import Tensor, find_backend, float_dtype
 
 
@@ -40,6 +41,7 @@ class Module:
         raise TypeError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, x: Any) -> Tensor:
+        watch(self, "training")
         return self.forward(x if isinstance(x, Tensor) else Tensor(x))
 
     def children(self) -> Iterator[tuple[str, Module | Parameter]]:

@@ -24,6 +24,9 @@ class Reporter(Protocol):
     def epoch(self, row: Row, epochs: int) -> None:
         """An epoch ended."""
 
+    def note(self, text: str) -> None:
+        """Something a person should know."""
+
     def stop(self, best_accuracy: float | None) -> None:
         """Training ended, with this best validation accuracy; None if it was cut short."""
 
@@ -62,6 +65,9 @@ class Silent:
     def epoch(self, row: Row, epochs: int) -> None:
         """Nothing."""
 
+    def note(self, text: str) -> None:
+        """Nothing."""
+
     def stop(self, best_accuracy: float | None) -> None:
         """Nothing."""
 
@@ -75,6 +81,10 @@ class Lines(Silent):
     def epoch(self, row: Row, epochs: int) -> None:
         """Print the epoch's line."""
         print(epoch_line(row, epochs), file=self.stream, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        print(text, file=self.stream, flush=True)
 
     def stop(self, best_accuracy: float | None) -> None:
         """Print the last line."""
@@ -120,6 +130,10 @@ class Bar(Silent):
         validation = "" if row["val_accuracy"] is None else f"  val {row['val_accuracy']:.4f}"
         figures = f"cost {row['loss']:.4f}  train {row['accuracy']:.4f}{validation}  lr {row['lr']:.2e}"
         self.progress.update(self.task, completed=row["epoch"], figures=figures)
+
+    def note(self, text: str) -> None:
+        """Print it above the bar."""
+        self.console.print(text, highlight=False, markup=False)
 
     def stop(self, best_accuracy: float | None) -> None:
         """Leave the bar as it is and print the last line below it."""

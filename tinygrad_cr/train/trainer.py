@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import ops, schedules
+from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Batches, Dataset, Standardizer, load
-from tinygrad_cr.errors import DataError, DivergenceError, OptionError
+from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, OptionError
 from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.optim import Optimizer, make_optimizer
 from tinygrad_cr.options import integer, number
@@ -47,6 +48,8 @@ class Trainer:
         train_sample: the training accuracy is measured on at most so many rows.
         out: folder for config.json, history.jsonl and model.safetensors; it must be new or empty.
         config: further entries for config.json.
+        compile: capture the step once and replay it (see `tinygrad_cr.compile`); a model that cannot be captured is
+            trained eagerly, and the reporter says so once.
         reporter: where progress goes; True for a bar or lines on standard output, False for silence.
 
     Raises:
@@ -71,6 +74,7 @@ class Trainer:
         out: Path | str | None = None,
         config: Mapping[str, Any] | None = None,
         reporter: Reporter | bool = True,
+        compile: bool = True,
     ) -> None:
         self.model = model
         if lr is None:
@@ -89,6 +93,7 @@ class Trainer:
         self.standardizer = standardize if isinstance(standardize, Standardizer) else Standardizer(standardize)
         self.generator = as_generator(generator)
         self.out = out
+        self._compiled = capturing(self._eager_step, in_place=True) if compile else None
         self.config = dict(config or {})
         self.reporter: Reporter = (
             (default_reporter() if reporter else Silent()) if isinstance(reporter, bool) else reporter
@@ -179,21 +184,34 @@ class Trainer:
         for i, (x, y) in enumerate(batches):
             step = (epoch - 1) * len(batches) + i
             lr = optimizer.lr = schedule(step)
-            optimizer.zero_grad()
-            loss = ops.cross_entropy(model(Tensor(x)), y)
-            loss.backward()
+            measure = bool(self.reg) or i == len(batches) - 1
+            loss, norms = self._step(Tensor(x), y, measure)
             cost = float(loss.data)
-            if self.reg or i == len(batches) - 1:
-                norms = optimizer.step(reg=self.reg, norms=True)
+            if self.reg:
                 cost += 0.5 * self.reg * self._squared_weights(norms)
-            else:
-                optimizer.step()
             if not math.isfinite(cost):
                 raise _divergence(f"the cost became {cost} in epoch {epoch}, step {step + 1}", lr)
             total += cost * len(y)
             self.reporter.steps(step + 1)
         row: Row = {"epoch": epoch, "step": epoch * len(batches), "loss": total / len(batches.dataset), "lr": lr}
         return row | self._update_ratios(norms)
+
+    def _step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
+        """One update, compiled if that is wanted and possible; the loss before it and, if measured, the norms."""
+        if self._compiled is not None:
+            try:
+                result: tuple[Tensor, Any] = self._compiled(x, y, measure)
+                return result
+            except CaptureError as error:
+                self._compiled = None
+                self.reporter.note(f"training runs eagerly: {error}")
+        return self._eager_step(x, y, measure)
+
+    def _eager_step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
+        self.optimizer.zero_grad()
+        loss = ops.cross_entropy(self.model(x), y)
+        loss.backward()
+        return loss, self.optimizer.step(reg=self.reg, norms=measure)
 
     def _squared_weights(self, norms: Any) -> float:
         regularized = [p.regularized for p in self.optimizer.flat.parameters]

@@ -1,0 +1,246 @@
+"""A compiled function makes the eager numbers, bit for bit, and notices when it must capture again."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_cr
+from tinygrad_cr import Generator, Tensor, nn, no_grad, ops, optim
+from tinygrad_cr.errors import CaptureError
+from tinygrad_cr.op_table import CASES, Case
+
+X = np.linspace(-1, 1, 12 * 6, dtype="float32").reshape(12, 6)
+Y = np.arange(12) % 3
+
+
+def bits(values: Any) -> tuple[Any, ...]:
+    array = np.asarray(values)
+    return array.shape, array.dtype, array.tobytes()
+
+
+class Training:
+    """A network with everything a step needs."""
+
+    def __init__(self, optimizer: Any = None, **options: Any) -> None:
+        self.model = nn.MLP([6, 8, 3], generator=0, **({"dropout": 0.5} | options))
+        self.optimizer = (optimizer or (lambda model: optim.SGD(model, 0.1, 0.9)))(self.model)
+
+    def step(self, x: Tensor, y: Any) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = ops.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+    def values(self) -> bytes:
+        return self.model.flat().values.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", [case for case in CASES if str(case) != "getitem-mask"], ids=str)
+def test_a_replay_of_an_operation_and_its_gradient_equals_the_eager_bits(case: Case, dtype: str) -> None:
+    leaves = [Tensor(a, requires_grad=True) for a in case.inputs(0, dtype)]
+
+    def step() -> Tensor:
+        for leaf in leaves:
+            leaf.grad = None
+        y = case.fn(*leaves)
+        (y * y).sum().backward()
+        return y
+
+    compiled = tinygrad_cr.compile(step)
+    compiled()
+    compiled()
+    captures = len(compiled.programs)
+    for seed in (1, 2):
+        for leaf, values in zip(leaves, case.inputs(seed, dtype), strict=True):
+            leaf.data[...] = values
+        replayed = [bits(compiled()), *[bits(leaf.grad) for leaf in leaves]]
+        grads = [leaf.grad for leaf in leaves]
+        assert replayed == [bits(step()), *[bits(leaf.grad) for leaf in leaves]]
+        for leaf, grad in zip(leaves, grads, strict=True):
+            leaf.grad = grad
+    assert len(compiled.programs) == captures
+
+
+OPTIMIZERS = {
+    "sgd": lambda model: optim.SGD(model, 0.1),
+    "momentum": lambda model: optim.SGD(model, 0.1, 0.9, weight_decay=0.01),
+    "nesterov": lambda model: optim.SGD(model, 0.1, 0.9, nesterov=True),
+    "adam": lambda model: optim.Adam(model, 0.01),
+    "adamw": lambda model: optim.AdamW(model, 0.01),
+}
+
+
+@pytest.mark.parametrize("mode", ["inverted", "vanilla"])
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_training_ends_with_the_eager_bits(make: Any, mode: str) -> None:
+    eager, compiled = Training(make, dropout_mode=mode), Training(make, dropout_mode=mode)
+    step = tinygrad_cr.compile(compiled.step)
+    for i in range(12):
+        eager.optimizer.lr = compiled.optimizer.lr = 0.1 / (i + 1)
+        assert bits(eager.step(Tensor(X * i), Y)) == bits(step(Tensor(X * i), Y))
+    assert eager.values() == compiled.values()
+
+
+def test_optimizer_and_generator_are_left_where_eager_steps_leave_them() -> None:
+    eager, compiled = Training(OPTIMIZERS["adam"]), Training(OPTIMIZERS["adam"])
+    step = tinygrad_cr.compile(compiled.step)
+    for _ in range(5):
+        eager.step(Tensor(X), Y)
+        step(Tensor(X), Y)
+    assert (eager.optimizer.steps, eager.model.generator.state()) == (
+        compiled.optimizer.steps,
+        compiled.model.generator.state(),
+    )
+
+
+def test_a_step_is_captured_once_or_twice_and_then_replayed() -> None:
+    training = Training()
+    calls = []
+
+    @tinygrad_cr.compile
+    def step(x: Tensor, y: Any) -> Tensor:
+        calls.append(1)
+        return training.step(x, y)
+
+    for _ in range(10):
+        step(Tensor(X), Y)
+    assert len(calls) <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments"),
+    [
+        (lambda t: None, (Tensor(X[:5]), Y[:5])),
+        (lambda t: t.model.eval(), (Tensor(X), Y)),
+        (lambda t: setattr(t.model.layers[0], "dropout", 0.1), (Tensor(X), Y)),
+        (lambda t: setattr(t.model.layers[0], "generator", Generator(9)), (Tensor(X), Y)),
+        (lambda t: setattr(t.optimizer, "momentum", 0.5), (Tensor(X), Y)),
+    ],
+    ids=["shape", "evaluation", "dropout", "generator", "momentum"],
+)
+def test_what_changes_after_the_capture_is_seen(change: Any, arguments: Any) -> None:
+    eager, compiled = Training(), Training()
+    step = tinygrad_cr.compile(compiled.step)
+    for _ in range(3):
+        eager.step(Tensor(X), Y)
+        step(Tensor(X), Y)
+    change(eager)
+    change(compiled)
+    eager.step(*arguments)
+    step(*arguments)
+    assert eager.values() == compiled.values()
+
+
+def test_a_network_that_moved_to_other_memory_is_captured_again() -> None:
+    model = nn.MLP([6, 3], generator=0)
+    forward = tinygrad_cr.compile(lambda x: model(x))
+    forward(Tensor(X))
+    model.to("float64")
+    x = Tensor(X.astype("float64"))
+    assert bits(forward(x)) == bits(model(x))
+
+
+def test_gradients_accumulate_over_replays_as_they_do_over_eager_steps() -> None:
+    model = nn.MLP([6, 3], generator=0)
+
+    @tinygrad_cr.compile
+    def add_gradient(x: Tensor, y: Any) -> None:
+        ops.cross_entropy(model(x), y).backward()
+
+    for _ in range(4):
+        add_gradient(Tensor(X), Y)
+    total = model.layers[0].weight.grad.copy()
+    model.zero_grad()
+    add_gradient(Tensor(X), Y)
+    np.testing.assert_allclose(total, 4 * model.layers[0].weight.grad, rtol=1e-5)
+
+
+def test_an_argument_is_not_written_to_by_later_calls() -> None:
+    double = tinygrad_cr.compile(lambda x: x * 2.0)
+    first = Tensor(X.copy())
+    double(first)
+    double(Tensor(0 * X))
+    assert bits(first) == bits(X)
+
+
+def test_a_result_is_not_written_to_by_later_calls() -> None:
+    double = tinygrad_cr.compile(lambda x: x * 2.0)
+    first = double(Tensor(X))
+    double(Tensor(0 * X))
+    assert bits(first) == bits(2 * X)
+
+
+def test_arguments_in_place_are_read_where_they_are() -> None:
+    x = X.copy()
+    double = tinygrad_cr.compile(lambda x: x * 2.0, in_place=True)
+    double(Tensor(x))
+    x[...] = 1
+    assert bits(double(Tensor(x))) == bits(2 * np.ones_like(X))
+
+
+def test_an_index_array_argument_picks_anew_in_each_replay() -> None:
+    x = Tensor(X)
+    pick = tinygrad_cr.compile(lambda rows: x[rows])
+    pick(np.array([0, 1]))
+    assert bits(pick(np.array([5, 3]))) == bits(X[[5, 3]])
+
+
+def test_an_index_by_a_mask_is_refused() -> None:
+    with pytest.raises(CaptureError, match="indexing by a mask, whose result has another shape"):
+        tinygrad_cr.compile(lambda mask: Tensor(X)[mask])(np.arange(12) < 3)
+
+
+@pytest.mark.parametrize(
+    ("what", "leave"),
+    [
+        ("item", lambda t: t.sum().item()),
+        ("numpy", lambda t: t.numpy()),
+        ("array", np.asarray),
+        ("decision", lambda t: bool(t.sum())),
+    ],
+)
+def test_a_value_that_leaves_the_engine_is_refused_by_name(what: str, leave: Any) -> None:
+    with pytest.raises(CaptureError, match=f"{what}.* cannot be captured"):
+        tinygrad_cr.compile(lambda x: leave(x * 2.0))(Tensor(X))
+
+
+def test_a_refused_capture_leaves_the_engine_eager() -> None:
+    with pytest.raises(CaptureError):
+        tinygrad_cr.compile(lambda x: (x * 2.0).sum().item())(Tensor(X))
+    assert Tensor(X).sum().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_another_thread_computes_unseen_while_one_captures() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def other() -> None:
+        inside.wait()
+        (Tensor(X) * 3.0).sum().item()
+        go_on.set()
+
+    def fn(x: Tensor) -> Tensor:
+        inside.set()
+        go_on.wait()
+        return x * 2.0
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    compiled = tinygrad_cr.compile(fn)
+    compiled(Tensor(X))
+    thread.join()
+    assert len(compiled.programs[0].calls) == 1
+
+
+def test_recording_or_not_is_part_of_the_capture() -> None:
+    model = nn.MLP([6, 3], generator=0)
+    forward = tinygrad_cr.compile(lambda x: model(x))
+    forward(Tensor(X))
+    with no_grad():
+        forward(Tensor(X))
+    assert len(forward.programs) == 2

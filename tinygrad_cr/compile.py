@@ -1,0 +1,323 @@
+"""`compile`: run a step once, remember every kernel call, and from then on make those calls and nothing else.
+
+The engine computes through two doors only: the kernels of a backend, and its array library `xp`. While a function is
+captured both are watched. What comes out is a list of calls on arrays that all exist already; replaying it builds no
+graph, checks no shape and allocates nothing, and gives the numbers of the eager step, bit for bit.
+
+What may differ from call to call is asked for anew each time: arguments, random draws, learning rates.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.errors import CaptureError
+from tinygrad_cr.kernels import KERNELS, Array, Kernels, backend
+from tinygrad_cr.tape import Leaf, mode
+from tinygrad_cr.tensor import Tensor, wrap
+
+PROGRAMS_KEPT = 16
+"""Captures kept for one function: shapes times flags; the oldest goes first."""
+
+_ALLOCATIONS = frozenset({"empty", "empty_like"})
+_FILLS = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
+_TAKE_OUT = frozenset({"sum", "mean", "max", "min", "concatenate", "stack"})
+_IN_PLACE = frozenset({"copyto"})
+_capturing = threading.Lock()
+
+
+class compile:
+    """A function of tensors that is captured on its first call and replayed afterwards.
+
+    Args:
+        fn: takes tensors, arrays and plain values, returns a tensor, a tuple of them, or None. A whole training step
+            is such a function: zero_grad, forward, backward and ``optimizer.step()``.
+        in_place: capture tensor and array arguments by reference: the caller passes the same arrays each time, filled
+            anew. Otherwise they are copied in.
+
+    The results are new tensors without history. A changed shape, dtype, plain value or flag (training or evaluation,
+    recording or not, a gradient that is there or not) captures again. **Python side effects inside `fn` happen at
+    capture only**, and branches on values are frozen; an operation that cannot be replayed raises `CaptureError`.
+
+    >>> from tinygrad_cr import nn, ops, optim
+    >>> model = nn.MLP([4, 8, 2], generator=0)
+    >>> optimizer = optim.SGD(model, lr=0.1)
+    >>> @compile
+    ... def step(x, y):
+    ...     optimizer.zero_grad()
+    ...     loss = ops.cross_entropy(model(x), y)
+    ...     loss.backward()
+    ...     optimizer.step()
+    ...     return loss
+    >>> x, y = Tensor(np.ones((3, 4), "float32")), np.array([0, 1, 1])
+    >>> bool(step(x, y) > step(x, y))
+    True
+    """
+
+    def __init__(self, fn: Callable[..., Any], *, in_place: bool = False) -> None:
+        self.fn = fn
+        self.in_place = in_place
+        self.programs: list[Program] = []
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: Any) -> Any:
+        for program in self.programs:
+            if program.fits(args):
+                return program.replay(args)
+        leaves = [leaf for program in self.programs for leaf, _ in program.grads.values()]
+        program, result = capture(self.fn, args, self.in_place, leaves)
+        self.programs = [program, *self.programs][:PROGRAMS_KEPT]
+        return result
+
+
+class Program:
+    """The calls of one capture, and the conditions under which they are the right ones."""
+
+    def __init__(self, leaves: Sequence[Leaf] = ()) -> None:
+        self.before = {id(leaf): leaf.grad for leaf in leaves}
+        self.calls: list[tuple[Callable[..., Any], list[Any]]] = []
+        self.inputs: list[Any] = []
+        self.recording = mode.recording
+        self.guards: list[tuple[Any, str, Any]] = []
+        self.live: list[_Live] = []
+        self.grads: dict[int, tuple[Leaf, Array | None]] = {}
+        self.result: Any = None
+
+    def fits(self, args: tuple[Any, ...]) -> bool:
+        """Whether these arguments, and the flags as they are now, are those of the capture."""
+        if len(args) != len(self.inputs) or mode.recording is not self.recording:
+            return False
+        for given, captured in zip(args, self.inputs, strict=True):
+            if type(given) is Tensor:
+                if type(captured) is not Tensor or given.backend is not captured.backend:
+                    return False
+                given, captured = given.data, captured.data
+            if given is not captured and not _alike(given, captured):
+                return False
+        return all(getattr(thing, name) is value for thing, name, value in self.guards)
+
+    def replay(self, args: tuple[Any, ...]) -> Any:
+        """Make the calls; the results as new tensors."""
+        for given, captured in zip(args, self.inputs, strict=True):
+            if type(given) is Tensor:
+                given, captured = given.data, captured.data
+            if given is not captured and hasattr(captured, "shape"):
+                captured[...] = given
+        for live in self.live:
+            live.refresh()
+        for function, arguments in self.calls:
+            function(*arguments)
+        for leaf, grad in self.grads.values():
+            leaf.grad = grad
+        return _detached(self.result)
+
+    # What the engine says while it is captured
+
+    def touch(self, leaf: Leaf) -> None:
+        """A gradient is about to be added to this leaf."""
+        if id(leaf) not in self.grads:
+            self.grads[id(leaf)] = (leaf, None)
+            self.watch(leaf, "data")
+            # A gradient that is no longer what it was before the capture was cleared or set by the function itself,
+            # and will be again: what it is before a replay does not matter.
+            if self.before.get(id(leaf), leaf.grad) is leaf.grad:
+                self.watch(leaf, "grad")
+
+    def watch(self, thing: Any, *names: str) -> None:
+        """The calls depend on these attributes being what they are."""
+        self.guards += [(thing, name, getattr(thing, name)) for name in names]
+
+    def ask(self, read: Callable[[], Any]) -> Any:
+        """A number that is read anew for each replay."""
+        value = read()
+        live = (_LiveFloat if isinstance(value, float) else _LiveInt)(value)
+        self.live.append(_Live(read, live))
+        return live
+
+    def refuse(self, what: str) -> None:
+        """Something that a replay could not do again."""
+        raise CaptureError(
+            f"{what} cannot be captured: a replay makes kernel calls only. Do it outside the compiled function, "
+            "or call the function without compile"
+        )
+
+    # What the doors report
+
+    def kernel_call(self, kernel: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """Remember a call of a kernel, and where its live numbers go."""
+        arguments = list(args)
+        for live in self.live:
+            live.places += [(arguments, i) for i, value in enumerate(args) if value is live.value]
+        self.calls.append((kernel, arguments))
+
+    def array_call(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Any:
+        """Remember a call of the array library; its result, as arrays that a replay can write into."""
+        if isinstance(result, list | tuple):
+            if not all(_is_view(part, args) for part in result):
+                self.refuse(f"xp.{name}")
+            return result
+        if name in _IN_PLACE or "out" in kwargs:
+            self.calls.append((functools.partial(function, **kwargs), list(args)))
+            return result
+        result = np.asarray(result) if isinstance(result, np.generic) else result
+        if name in _ALLOCATIONS or _is_view(result, args):
+            return result
+        if isinstance(function, np.ufunc) or name in _TAKE_OUT:
+            self.calls.append((functools.partial(function, out=result, **kwargs), list(args)))
+        elif name in _FILLS:
+            self.calls.append((result.fill, [_FILLS[name]]))
+        elif any(_holds_array(value) for value in args):
+            self.calls.append((_copy_of(functools.partial(function, **kwargs), result), list(args)))
+        return result
+
+
+class _LiveInt(int):
+    """An integer that has a source."""
+
+
+class _LiveFloat(float):
+    """A float that has a source."""
+
+
+class _Live:
+    """Where a live number comes from, and where in the program it goes."""
+
+    def __init__(self, read: Callable[[], Any], value: Any) -> None:
+        self.read = read
+        self.value = value
+        self.places: list[tuple[list[Any], int]] = []
+
+    def settle(self) -> None:
+        """After the capture: the places hold a plain number."""
+        for arguments, i in self.places:
+            arguments[i] = _plain(self.value)
+
+    def refresh(self) -> None:
+        value = self.read()
+        for arguments, i in self.places:
+            arguments[i] = value
+
+
+def capture(
+    fn: Callable[..., Any], args: tuple[Any, ...], in_place: bool = False, leaves: Sequence[Leaf] = ()
+) -> tuple[Program, Any]:
+    """Run fn once and return the program of its kernel calls, and its result; leaves it is known to train may be named.
+
+    Raises:
+        CaptureError: something in fn cannot be replayed; fn ran up to there.
+    """
+    program = Program(leaves)
+    program.inputs = [value if in_place else _copied(value) for value in args]
+    with _capturing, _watched(program):
+        program.result = fn(*program.inputs)
+    for live in program.live:
+        live.settle()
+    program.grads = {key: (leaf, leaf.grad) for key, (leaf, _) in program.grads.items()}
+    return program, _detached(program.result)
+
+
+@contextmanager
+def _watched(program: Program) -> Iterator[None]:
+    """Both doors of every backend report to the program; calls from other threads pass unseen."""
+    doors: list[tuple[Kernels, dict[str, Any]]] = []
+    for name in ("cpu", "reference"):
+        kernels = backend(name)
+        own: dict[str, Any] = {kernel: getattr(kernels, kernel) for kernel in KERNELS} | {"xp": kernels.xp}
+        doors.append((kernels, own))
+        for kernel in KERNELS:
+            setattr(kernels, kernel, _recorded_kernel(own[kernel]))
+        kernels.xp = _RecordedLibrary(own["xp"])
+    mode.program = program
+    try:
+        yield
+    finally:
+        mode.program = None
+        for kernels, own in doors:
+            vars(kernels).update(own)
+
+
+def _recorded_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> None:
+        kernel(*[_plain(value) for value in args])
+        if mode.program is not None:
+            mode.program.kernel_call(kernel, args)
+
+    return call
+
+
+class _RecordedLibrary:
+    """An array library whose functions are remembered as they are called."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._library, name)
+        if isinstance(function, type) or not callable(function):
+            return function
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            if mode.program is None:
+                return result
+            return mode.program.array_call(name, function, args, kwargs, result)
+
+        setattr(self, name, call)
+        return call
+
+
+def _alike(given: Any, captured: Any) -> bool:
+    if isinstance(captured, np.ndarray):
+        return isinstance(given, np.ndarray) and given.shape == captured.shape and given.dtype == captured.dtype
+    return type(given) is type(captured) and bool(given == captured)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise CaptureError(
+                "an argument that requires grad cannot be captured: its gradient would belong to a copy; "
+                "close over it instead"
+            )
+        return wrap(np.array(value.data), value.backend)
+    return np.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _detached(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return wrap(np.array(result.data), result.backend)
+    if isinstance(result, tuple):
+        return tuple(_detached(part) for part in result)
+    return result.copy() if isinstance(result, np.ndarray) else result
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    return int(value) if kind is _LiveInt else float(value) if kind is _LiveFloat else value
+
+
+def _is_view(result: Any, args: Any) -> bool:
+    return result.size == 0 or any(
+        _is_view(result, value) if isinstance(value, list | tuple) else np.may_share_memory(result, value)
+        for value in args
+        if isinstance(value, list | tuple | np.ndarray)
+    )
+
+
+def _holds_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (isinstance(value, list | tuple) and any(map(_holds_array, value)))
+
+
+def _copy_of(function: Callable[..., Any], result: Array) -> Callable[..., None]:
+    def call(*args: Any) -> None:
+        result[...] = function(*args)
+
+    return call
