@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -501,3 +502,22 @@ def test_without_a_command_help_is_shown_and_nothing_written(tool, tmp_path):
     done = tool()
     assert "Usage" in done.out + done.err
     assert everything_in(tmp_path) == set()
+
+
+def test_an_interrupted_training_says_where_the_best_network_is(tmp_path):
+    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "100000", "--out", "run"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (
+        130,
+        "interrupted; the best network so far, if an epoch was finished, is in run",
+    )
+
+
+def test_of_two_runs_at_once_each_gets_a_folder_of_its_own(tmp_path):
+    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "1"]
+    processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-1", "digits-2"]

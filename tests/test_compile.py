@@ -12,6 +12,7 @@ import tinygrad_cr
 from tinygrad_cr import Generator, Tensor, nn, no_grad, ops, optim
 from tinygrad_cr.errors import CaptureError
 from tinygrad_cr.op_table import CASES, Case
+from tinygrad_cr.tensor import record
 
 X = np.linspace(-1, 1, 12 * 6, dtype="float32").reshape(12, 6)
 Y = np.arange(12) % 3
@@ -208,6 +209,18 @@ def test_an_index_by_a_mask_is_refused() -> None:
 def test_a_value_that_leaves_the_engine_is_refused_by_name(what: str, leave: Any) -> None:
     with pytest.raises(CaptureError, match=f"{what}.* cannot be captured"):
         tinygrad_cr.compile(lambda x: leave(x * 2.0))(Tensor(X))
+
+
+def cube(x: Tensor, where: Any) -> Tensor:
+    y = x.data**3 if where == "result" else x.backend.xp.power(x.data, 3)
+    return record(y, (x,), lambda g: (3 * g * x.data**2 if where == "gradient" else g,))
+
+
+@pytest.mark.parametrize("where", ["result", "gradient"])
+def test_an_operation_computed_outside_the_array_library_is_refused(where: str) -> None:
+    x = Tensor(X.copy(), requires_grad=True)
+    with pytest.raises(CaptureError, match=f"{where}.* computed outside"):
+        tinygrad_cr.compile(lambda: cube(x, where).sum().backward())()
 
 
 def test_a_refused_capture_leaves_the_engine_eager() -> None:

@@ -176,7 +176,7 @@ def test_weights_of_another_length_are_refused_with_both_shapes() -> None:
 
 @pytest.mark.parametrize("weights", [[1, -1, 1], [0, 0, 0], [1, np.nan, 1]], ids=str)
 def test_weights_that_are_negative_nan_or_all_zero_are_refused(weights: Any) -> None:
-    with pytest.raises(DataError, match="sample weights must be >= 0, not NaN, and not all zero"):
+    with pytest.raises(DataError, match="sample weights must be finite, >= 0 and not all zero"):
         ops.cross_entropy(LOGITS, [0, 1, 2], weights)
 
 

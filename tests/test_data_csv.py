@@ -32,12 +32,12 @@ CASES: dict[str, tuple[str, LabelColumn, tuple[Any, Any]]] = {
     "header, last column": ("a,b,c\n1,2,0\n", Label.AUTO, ([[1, 2]], [0])),
     "header with a label name": ("a,Label,b\n1,0,2\n", Label.AUTO, ([[1, 2]], [0])),
     "label by name": ("a,b,c\n1,0,2\n", "b", ([[1, 2]], [0])),
-    "label by position": ("5,1,2\n3,3,4\n", 0, ([[1, 2], [3, 4]], [5, 3])),
-    "label by negative position": ("1,5,2\n", -2, ([[1, 2]], [5])),
+    "label by position": ("5,1,2\n3,3,4\n", 0, ([[1, 2], [3, 4]], [1, 0])),
+    "label by negative position": ("1,5,2\n", -2, ([[1, 2]], [0])),
     "position in a file with a header": ("a,b,c\n1,0,2\n", 1, ([[1, 2]], [0])),
     "no labels": ("1,2,3\n", None, ([[1, 2, 3]], None)),
     "text labels without a header": ("1,2,dog\n3,4,cat\n", Label.AUTO, ([[1, 2], [3, 4]], [1, 0])),
-    "numbered header": ("0,1,label\n5,6,2\n", Label.AUTO, ([[5, 6]], [2])),
+    "numbered header": ("0,1,label\n5,6,2\n", Label.AUTO, ([[5, 6]], [0])),
     "numbered header, named label": ("0,1,kind\n5,6,cat\n", "kind", ([[5, 6]], [0])),
     "whole float labels": ("1,2,0.0\n3,4,1.0\n", Label.AUTO, ([[1, 2], [3, 4]], [0, 1])),
     "byte order mark": ("\ufeff1,2,0\n", Label.AUTO, ([[1, 2]], [0])),
@@ -53,6 +53,19 @@ CASES: dict[str, tuple[str, LabelColumn, tuple[Any, Any]]] = {
 def test_a_table_is_read(tmp_path: Path, case: str) -> None:
     text, label, expected = CASES[case]
     assert rows(read(tmp_path, text, label)) == expected
+
+
+def test_number_labels_become_sorted_class_names_without_gaps(tmp_path: Path) -> None:
+    found = read(tmp_path, "1,1000000\n2,7\n3,1000000\n")
+    assert (found.class_names, found.y.tolist()) == (("7", "1000000"), [1, 0, 1])
+
+
+def test_the_numbers_that_pandas_writes_above_columns_are_a_header(tmp_path: Path) -> None:
+    assert rows(read(tmp_path, "0,1,2,3\n5,6,7,0\n")) == ([[5, 6, 7]], [0])
+
+
+def test_large_whole_numbers_keep_their_digits(tmp_path: Path) -> None:
+    assert read(tmp_path, "1700000000,0\n1700000060,1\n").x.tolist() == [[1700000000], [1700000060]]
 
 
 def test_text_labels_become_sorted_class_names(tmp_path: Path) -> None:
@@ -135,4 +148,10 @@ def test_a_table_written_with_every_digit_comes_back(tmp_path: Path, x: Any, hea
             writer.writerow([f"column {i}" for i in range(x.shape[1] + 1)])
         for row, label in zip(x.tolist(), y, strict=True):
             writer.writerow([*row[:at], label, *row[at:]])
-    assert rows(read_csv(tmp_path / "a.csv", label=at)) == (x.tolist(), y)
+    found = read_csv(tmp_path / "a.csv", label=at)
+    assert (found.x.tolist(), [int(found.class_names[i]) for i in found.y]) == (x.tolist(), y)
+
+
+def test_a_column_without_a_name_is_refused_as_an_index(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="column 0 has no name in the header: if it is an index"):
+        read(tmp_path, ",a,label\n0,1.5,0\n1,2.5,1\n")

@@ -169,7 +169,9 @@ def test_the_lines_are_the_lectures_to_the_letter(images, capsys):
     labels = np.where(np.arange(20) < 8, 0, images.y[most] % 9 + 1)
     data = Dataset(images.x[most], labels, class_names=[str(i) for i in range(10)])
     model = Known([3072, 10], init=0.0, generator=0)
-    Trainer(model, lr=1e-3, momentum=0, epochs=1, batch_size=20, standardize="mean-image", generator=0).fit(data, data)
+    Trainer(
+        model, lr=1e-3, momentum=0, epochs=1, batch_size=20, standardize="mean-image", generator=0, compile=True
+    ).fit(data, data)
     cost = f"{math.log(10):.6f}"
     assert capsys.readouterr().out == (
         f"Finished epoch 1 / 1: cost {cost}, train: 0.400000, val 0.400000, lr 1.000000e-03\n"

@@ -462,3 +462,11 @@ def test_a_copied_network_trains_apart_from_the_first():
     ops.cross_entropy(twin(np.ones((2, twin.sizes[0]), "float32")), [0, 1]).backward()
     optimizer.step()
     assert (twin.layers[-1].bias.numpy().any(), model.layers[-1].bias.numpy().any()) == (True, False)
+
+
+def test_modules_in_nested_lists_and_dicts_are_found():
+    class Nest(Module):
+        def __init__(self) -> None:
+            self.parts = {"a": [Affine(1, 1, generator=0)], "b": (Affine(1, 1, generator=0),)}
+
+    assert [name for name, _ in Nest().named_parameters()][::2] == ["parts.a.0.weight", "parts.b.0.weight"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinygrad_cr import ops
-from tinygrad_cr.errors import GraphError, OptionError, StateDictError
+from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError
 from tinygrad_cr.nn import MLP, Affine, Module, Sequential
 from tinygrad_cr.optim import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, make_optimizer
 from tinygrad_cr.tensor import Tensor
@@ -479,3 +481,37 @@ def test_an_unknown_optimizer_is_answered_with_the_nearest(given_name, nearest):
 def test_a_negative_learning_rate_is_refused_by_every_name(name):
     with pytest.raises(OptionError, match=r"lr must be a finite number >= 0, got -0\.1"):
         make_optimizer(name, network(), -0.1, 0.9)
+
+
+def test_a_gradient_that_was_assigned_is_the_one_used():
+    model = network()
+    cost(model).backward()
+    before = model.state_dict()
+    for parameter in model.parameters():
+        parameter.grad = np.zeros_like(parameter.data)
+    SGD(model, 1.0).step()
+    assert all((model.state_dict()[name] == before[name]).all() for name in before)
+
+
+def test_an_assigned_gradient_of_another_shape_is_refused():
+    model = network()
+    model.parameters()[0].grad = np.zeros(1, "float32")
+    with pytest.raises(ShapeError, match="a gradient of a parameter is a float64 array"):
+        SGD(model, 1.0).step()
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))], ids=["copy", "pickle"]
+)
+def test_a_network_copied_with_its_optimizer_trains_with_it(again):
+    model = network()
+    twin, optimizer = again((model, SGD(model, 0.1, 0.9)))
+    train(twin, optimizer)
+    train(model, SGD(model, 0.1, 0.9))
+    assert twin.flat().values.tobytes() == model.flat().values.tobytes()
+
+
+def test_a_learning_rate_assigned_later_is_checked_too():
+    optimizer = SGD(network(), 0.1)
+    with pytest.raises(OptionError, match="lr must be a finite number >= 0, got -1"):
+        optimizer.lr = -1

@@ -14,7 +14,7 @@ import pytest
 
 from calls import small_network
 from tinygrad_cr import Tensor, nn, no_grad, ops
-from tinygrad_cr.errors import GraphError, ShapeError
+from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import record
 
@@ -517,3 +517,18 @@ def test_a_frozen_parameter_gets_no_gradient() -> None:
     layer.weight.requires_grad = False
     layer(np.ones((2, 3))).sum().backward()
     assert (layer.weight.grad, layer.bias.grad.tolist()) == (None, [2.0] * 3)
+
+
+def test_a_rule_that_returns_too_few_gradients_is_refused_and_changes_nothing() -> None:
+    a, b = (Tensor(1.0, requires_grad=True) for _ in range(2))
+    y = record(a.data * b.data, (a, b), lambda g: (g,))
+    with pytest.raises(GraphError, match="an operation with 2 operands returned 1 gradients"):
+        y.backward()
+    assert (a.grad, b.grad) == (None, None)
+
+
+def test_a_rule_that_returns_another_dtype_is_refused() -> None:
+    x = Tensor(1.0, requires_grad=True)
+    y = record(x.data * 2, (x,), lambda g: (g.astype("float64"),))
+    with pytest.raises(DTypeError, match="a gradient of float64 arrived at a tensor of float32"):
+        y.backward()

@@ -13,11 +13,11 @@ import pytest
 
 from tinygrad_cr import ops, schedules
 from tinygrad_cr.data import Batches, Dataset, Standardizer
-from tinygrad_cr.errors import DataError, DivergenceError, OptionError, RunError, ShapeError, TinygradError
+from tinygrad_cr.errors import DataError, DivergenceError, GraphError, OptionError, RunError, ShapeError, TinygradError
 from tinygrad_cr.nn import MLP, Affine, Dropout, Module, ReLU, Sequential
 from tinygrad_cr.optim import SGD
 from tinygrad_cr.random import Generator
-from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.tensor import Tensor, record
 from tinygrad_cr.train import History, Trainer, evaluate, load_run, predict_proba
 
 
@@ -581,5 +581,42 @@ class Peeking(MLP):
 
 
 def test_a_model_that_cannot_be_captured_is_trained_eagerly(capsys):
-    trainer(Peeking([5, 3], generator=0), epochs=2, reporter=True).fit(TRAIN)
+    trainer(Peeking([5, 3], generator=0), epochs=2, reporter=True, compile=True).fit(TRAIN)
     assert capsys.readouterr().out.count("training runs eagerly: item() cannot be captured") == 1
+
+
+def test_a_second_fit_learns_the_standardization_of_its_own_data():
+    again = trainer(epochs=1)
+    again.fit(TRAIN)
+    again.fit(Dataset(TRAIN.x + 1000, TRAIN.y))
+    assert (again.standardizer.mean_ > 900).all()
+
+
+def test_a_network_with_nothing_to_learn_is_refused_before_anything_is_written(tmp_path):
+    model = network()
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    with pytest.raises(GraphError, match="nothing can be learned"):
+        trainer(model, out=tmp_path / "run").fit(TRAIN)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_that_turns_negative_is_refused_with_its_value():
+    with pytest.raises(OptionError, match=r"lr must be a finite number >= 0, got -0\.5"):
+        trainer(schedule=lambda step: 0.1 if step < 2 else -0.5, batch_size=10).fit(TRAIN)
+
+
+class Cube(MLP):
+    """An operation of one's own, computed with NumPy behind the engine's back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return record(y.data**3, (y,), lambda g: (3 * g * y.data**2,))
+
+
+@pytest.mark.parametrize("compile", [None, True])
+def test_layers_of_ones_own_are_trained_as_they_are_written(compile):
+    models = [Cube([5, 3], generator=0), Cube([5, 3], generator=0)]
+    for model, choice in zip(models, (compile, False), strict=True):
+        trainer(model, epochs=2, lr=1e-3, compile=choice).fit(TRAIN)
+    assert bits(models[0]) == bits(models[1])

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinygrad_cr.data import Label, load, split
+from tinygrad_cr.data import Label, Split, load, split
 from tinygrad_cr.data.standardize import MODES
 from tinygrad_cr.errors import DataError, OptionError, RunError, TinygradError
 from tinygrad_cr.nn import MLP
@@ -23,9 +24,9 @@ from tinygrad_cr.op_table import check_all
 from tinygrad_cr.operands import DROPOUT_MODES
 from tinygrad_cr.optim import OPTIMIZERS
 from tinygrad_cr.random import Generator
-from tinygrad_cr.train import Trainer, evaluate, load_run, predict_proba
+from tinygrad_cr.train import History, Trainer, evaluate, load_run, predict_proba
 from tinygrad_cr.train.progress import default_reporter
-from tinygrad_cr.train.run import next_run_path
+from tinygrad_cr.train.run import next_run_path, write_atomically
 
 app = typer.Typer(
     help="Train, use and check small neural networks.",
@@ -44,7 +45,9 @@ def main() -> None:
     """Run the command line; an expected error is one line on standard error and exit code 1."""
     try:
         app()
-    except TinygradError as error:
+    except BrokenPipeError:
+        raise
+    except (TinygradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -89,7 +92,6 @@ def train(
         init=_number_or_name(init),
         generator=seed,
     )
-    folder = out or next_run_path(Path("runs"), Path(data).stem)
     trainer = Trainer(
         model,
         optimizer=optimizer,
@@ -101,18 +103,21 @@ def train(
         batch_size=batch_size,
         standardize=standardize,
         generator=Generator(seed, stream=1),
-        out=folder,
         config={"data": data},
         reporter=default_reporter(sys.stderr if as_json else sys.stdout),
     )
-    history = trainer.fit(parts.train, parts.validation)
+    try:
+        history = _fit_in_new_folder(trainer, parts, out, Path(data).stem)
+    except KeyboardInterrupt:
+        print(f"interrupted; the best network so far, if an epoch was finished, is in {trainer.out}", file=sys.stderr)
+        raise typer.Exit(130) from None
     loss, accuracy = evaluate(model, parts.test, trainer.standardizer)
     if as_json:
         best = history.best()
         print(
             json.dumps(
                 {
-                    "run": str(folder),
+                    "run": str(trainer.out),
                     "test_accuracy": accuracy,
                     "test_loss": loss,
                     "best_epoch": best["epoch"],
@@ -122,7 +127,7 @@ def train(
             )
         )
     else:
-        print(f"test accuracy {accuracy:.4f}, saved in {folder}")
+        print(f"test accuracy {accuracy:.4f}, saved in {trainer.out}")
 
 
 @app.command()
@@ -148,11 +153,12 @@ def predict(
     if out is None:
         _write_predictions(sys.stdout, probabilities, run.class_names)
         return
+    if out.exists():
+        raise RunError(f"{out} exists already; nothing was written, choose a new name")
+    table = StringIO()
+    _write_predictions(table, probabilities, run.class_names)
     try:
-        with out.open("x", newline="") as file:
-            _write_predictions(file, probabilities, run.class_names)
-    except FileExistsError:
-        raise RunError(f"{out} exists already; nothing was written, choose a new name") from None
+        write_atomically(out, table.getvalue().encode())
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror}") from None
 
@@ -175,6 +181,17 @@ def gradcheck(
         console.print("\n".join(failures), markup=False)
         raise typer.Exit(1)
     console.print(f"{table.row_count} cases, all gradients agree with finite differences")
+
+
+def _fit_in_new_folder(trainer: Trainer, parts: Split, out: Path | None, name: str) -> History:
+    """Train in the folder asked for, or in the first free one; another run may take that at the same moment."""
+    while True:
+        trainer.out = out or next_run_path(Path("runs"), name)
+        try:
+            return trainer.fit(parts.train, parts.validation)
+        except RunError:
+            if out is not None or not trainer.out.exists():
+                raise
 
 
 def _write_predictions(file: IO[str], probabilities: np.ndarray[Any, Any], names: list[str]) -> None:

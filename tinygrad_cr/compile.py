@@ -66,6 +66,10 @@ class compile:
         self.programs: list[Program] = []
         functools.update_wrapper(self, fn)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy works on copies of the tensors, and captures them for itself.
+        return vars(self) | {"programs": []}
+
     def __call__(self, *args: Any) -> Any:
         for program in self.programs:
             if program.fits(args):
@@ -88,6 +92,7 @@ class Program:
         self.live: list[_Live] = []
         self.grads: dict[int, tuple[Leaf, Array | None]] = {}
         self.result: Any = None
+        self.known: dict[int, Array] = {}
 
     def fits(self, args: tuple[Any, ...]) -> bool:
         """Whether these arguments, and the flags as they are now, are those of the capture."""
@@ -121,6 +126,8 @@ class Program:
 
     def touch(self, leaf: Leaf) -> None:
         """A gradient is about to be added to this leaf."""
+        if leaf.grad_view is not None:
+            self.admit(leaf.grad_view)
         if id(leaf) not in self.grads:
             self.grads[id(leaf)] = (leaf, None)
             self.watch(leaf, "data")
@@ -129,9 +136,20 @@ class Program:
             if self.before.get(id(leaf), leaf.grad) is leaf.grad:
                 self.watch(leaf, "grad")
 
+    def admit(self, array: Array) -> None:
+        """Memory that replays write, or that lies outside and stays."""
+        owner = _owner(array)
+        self.known[id(owner)] = owner
+
+    def check(self, array: Array, what: str) -> None:
+        """Refuse an array that was computed behind the doors' back: no replay would compute it again."""
+        if array.size and id(_owner(array)) not in self.known:
+            self.refuse(f"{what} computed outside the backend's kernels and array library (`x.backend.xp`)")
+
     def watch(self, thing: Any, *names: str) -> None:
         """The calls depend on these attributes being what they are."""
-        self.guards += [(thing, name, getattr(thing, name)) for name in names]
+        known = {(id(guarded), name) for guarded, name, _ in self.guards}
+        self.guards += [(thing, name, getattr(thing, name)) for name in names if (id(thing), name) not in known]
 
     def ask(self, read: Callable[[], Any]) -> Any:
         """A number that is read anew for each replay."""
@@ -168,6 +186,7 @@ class Program:
             self.calls.append((functools.partial(function, **kwargs), list(args)))
             return result
         result = np.asarray(result) if isinstance(result, np.generic) else result
+        self.admit(result)
         if name in _ALLOCATIONS or _is_view(result, args):
             return result
         if isinstance(function, np.ufunc) or name in _TAKE_OUT:
@@ -233,8 +252,8 @@ def _watched(program: Program) -> Iterator[None]:
         own: dict[str, Any] = {kernel: getattr(kernels, kernel) for kernel in KERNELS} | {"xp": kernels.xp}
         doors.append((kernels, own))
         for kernel in KERNELS:
-            setattr(kernels, kernel, _recorded_kernel(own[kernel]))
-        kernels.xp = _RecordedLibrary(own["xp"])
+            setattr(kernels, kernel, _recorded_kernel(own[kernel], program))
+        kernels.xp = _RecordedLibrary(own["xp"], program)
     mode.program = program
     try:
         yield
@@ -244,11 +263,11 @@ def _watched(program: Program) -> Iterator[None]:
             vars(kernels).update(own)
 
 
-def _recorded_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def _recorded_kernel(kernel: Callable[..., Any], program: Program) -> Callable[..., Any]:
     def call(*args: Any) -> None:
         kernel(*[_plain(value) for value in args])
-        if mode.program is not None:
-            mode.program.kernel_call(kernel, args)
+        if mode.program is program:
+            program.kernel_call(kernel, args)
 
     return call
 
@@ -256,8 +275,9 @@ def _recorded_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
 class _RecordedLibrary:
     """An array library whose functions are remembered as they are called."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, program: Program) -> None:
         self._library = library
+        self._program = program
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._library, name)
@@ -266,9 +286,9 @@ class _RecordedLibrary:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
-            if mode.program is None:
+            if mode.program is not self._program:
                 return result
-            return mode.program.array_call(name, function, args, kwargs, result)
+            return self._program.array_call(name, function, args, kwargs, result)
 
         setattr(self, name, call)
         return call
@@ -302,6 +322,12 @@ def _detached(result: Any) -> Any:
 def _plain(value: Any) -> Any:
     kind = type(value)
     return int(value) if kind is _LiveInt else float(value) if kind is _LiveFloat else value
+
+
+def _owner(array: Array) -> Array:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _is_view(result: Any, args: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -106,26 +107,31 @@ def normalised_axes(op: str, x: Tensor, axis: Axes, nonempty: bool = False) -> t
     return axes, tuple([1 if i in axes else n for i, n in enumerate(x.shape)])
 
 
-def affine_operands(op: str, x: Any, w: Any, b: Any) -> tuple[Any, ...]:
-    """x, w, b, their array library, x as contiguous rows [n, in], and the shape of the result."""
-    x, w, b = (t if isinstance(t, Tensor) else Tensor(t) for t in (x, w, b))
+def affine_operands(op: str, x: Any, w: Any, b: Any) -> tuple[Tensor, Tensor, Tensor, Array]:
+    """x, w, b as tensors that fit together, and x as contiguous rows [n, in]. On the hot path: plain checks only."""
+    if not isinstance(x, Tensor):
+        x = Tensor(x)
+    if not isinstance(w, Tensor):
+        w = Tensor(w)
+    if not isinstance(b, Tensor):
+        b = Tensor(b)
     if not (x.backend is w.backend is b.backend):
         raise device_error(op, x, w if w.backend is not x.backend else b)
     xd, wd, bd = x.data, w.data, b.data
-    if not (xd.dtype == wd.dtype == bd.dtype):
-        raise mix_error(op, xd.dtype, wd.dtype if wd.dtype != xd.dtype else bd.dtype)
-    if xd.dtype not in FLOATS:
-        raise float_error(op, xd.dtype)
-    if wd.ndim != 2 or not xd.ndim or xd.shape[-1] != wd.shape[0] or bd.shape != wd.shape[1:]:
-        raise ShapeError(f"{op} wants x [..., in], w [in, out], b [out]; got {xd.shape}, {wd.shape}, {bd.shape}")
-    xp = x.backend.xp
-    rows = xp.ascontiguousarray(xd)
-    out_shape = (*xd.shape[:-1], wd.shape[1])
-    if rows.ndim != 2:
-        rows = rows.reshape(math.prod(xd.shape[:-1]), wd.shape[0])
-    if not wd.flags.c_contiguous or not bd.flags.c_contiguous:
+    dtype, x_shape, w_shape = wd.dtype, xd.shape, wd.shape
+    if not (xd.dtype == dtype == bd.dtype):
+        raise mix_error(op, xd.dtype, dtype if dtype != xd.dtype else bd.dtype)
+    if dtype not in FLOATS:
+        raise float_error(op, dtype)
+    if len(w_shape) != 2 or not x_shape or x_shape[-1] != w_shape[0] or bd.shape != w_shape[1:]:
+        raise ShapeError(f"{op} wants x [..., in], w [in, out], b [out]; got {x_shape}, {w_shape}, {bd.shape}")
+    if not (wd.flags.c_contiguous and bd.flags.c_contiguous):
         w, b = _contiguous(w), _contiguous(b)
-    return x, w, b, xp, rows, out_shape
+    if not xd.flags.c_contiguous:
+        xd = x.backend.xp.ascontiguousarray(xd)
+    if len(x_shape) != 2:
+        xd = xd.reshape(math.prod(x_shape[:-1]), w_shape[0])
+    return x, w, b, xd
 
 
 def flat(array: Array, xp: Any) -> Array:
@@ -135,6 +141,15 @@ def flat(array: Array, xp: Any) -> Array:
 
 def dropout_plan(dropout: float, mode: str, training: bool) -> tuple[int, float]:
     """The threshold a lane must stay below, and what is left is multiplied by. `KEEP_ALL` keeps everything."""
+    try:
+        return _dropout_plan(dropout, mode, training)
+    except TypeError:  # unhashable, and so no number either
+        keep_threshold(dropout)
+        raise
+
+
+@lru_cache(typed=True)
+def _dropout_plan(dropout: float, mode: str, training: bool) -> tuple[int, float]:
     if mode not in DROPOUT_MODES:
         raise unknown_name("dropout mode", mode, DROPOUT_MODES)
     threshold = keep_threshold(dropout)
@@ -146,7 +161,7 @@ def dropout_plan(dropout: float, mode: str, training: bool) -> tuple[int, float]
 
 def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
     """The seed, draw and stream of one new mask."""
-    if generator is None:
+    if not isinstance(generator, Generator):
         raise OptionError("dropout in training needs randomness: pass generator=Generator(seed), or training=False")
     if generator.capture is not None and generator.capture is mode.program:
         return generator.seed, generator.next_draw(), generator.stream
@@ -157,6 +172,8 @@ def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
 def label_array(labels: Any, xp: Any) -> Array:
     """Labels as contiguous int64, which kernels take."""
     y = labels.data if isinstance(labels, Tensor) else xp.asarray(labels)
+    if y.dtype == np.int64 and y.flags.c_contiguous:
+        return y
     if y.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")
     # ascontiguousarray would make a vector of a single 0-d label.
@@ -175,11 +192,12 @@ def check_labels(labels: Array, classes: int) -> None:
 
 def sample_weights(weights: Any, logits: Tensor, xp: Any) -> Array:
     """One weight a row, >= 0 and not all 0, in the dtype of the logits."""
-    w = xp.ascontiguousarray(weights.data if isinstance(weights, Tensor) else weights, dtype=logits.dtype)
+    w = Tensor(weights, dtype=logits.dtype, device=logits.device).data
+    w = xp.ascontiguousarray(w) if w.ndim else w
     if w.shape != logits.shape[:1]:
         raise ShapeError(f"one weight a row: logits {logits.shape}, weights {w.shape}")
-    if not (w >= 0).all() or not w.any():
-        raise DataError("sample weights must be >= 0, not NaN, and not all zero")
+    if not ((w >= 0) & (w < np.inf)).all() or not w.any():
+        raise DataError("sample weights must be finite, >= 0 and not all zero")
     return w
 
 

@@ -313,6 +313,9 @@ def clip(x: Any, low: float | None = None, high: float | None = None) -> Tensor:
     Tensor([0. , 0.5], dtype=float32)
     """
     x, xp = one("clip", x)
+    for bound in (low, high):
+        if bound is not None and not isinstance(bound, int | float | np.number):
+            raise OptionError(f"clip wants numbers as bounds, got {bound!r}; use maximum and minimum for tensors")
     if (low is None and high is None) or (low is not None and high is not None and low > high):
         raise OptionError(f"clip wants low <= high, or one of them, got low={low}, high={high}")
     if x.dtype not in FLOATS and any(isinstance(bound, float) for bound in (low, high)):
@@ -332,14 +335,14 @@ def astype(x: Any, dtype: Any) -> Tensor:
     >>> astype(Tensor([1.0]), "float64").dtype
     dtype('float64')
     """
-    x, xp = one("astype", x)
-    source, target = x.dtype, Tensor(np.empty(0, x.dtype), dtype=dtype).dtype
+    tensor, xp = one("astype", x)
+    source, target = tensor.dtype, Tensor(np.empty(0, tensor.dtype), dtype=dtype).dtype
     if source == target:
-        return x
-    y = xp.array(x.data, target)
+        return tensor
+    y = xp.array(tensor.data, target)
     if source not in FLOATS or target not in FLOATS:
-        return wrap(y, x.backend)
-    return record(y, (x,), lambda g: (xp.array(g, source),))
+        return wrap(y, tensor.backend)
+    return record(y, (tensor,), lambda g: (xp.array(g, source),))
 
 
 # Functions of two numbers, and choices
@@ -531,7 +534,7 @@ def concatenate(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     Tensor([1., 2.], dtype=float32)
     """
     parts, xp = several("concatenate", tensors)
-    normalised_axes("concatenate", parts[0], axis)
+    normalised_axes("concatenate", parts[0], (axis,))
     try:
         y = xp.concatenate([t.data for t in parts], axis=axis)
     except ValueError:
@@ -723,20 +726,20 @@ def affine(x: Any, w: Any, b: Any) -> Tensor:
     >>> affine(Tensor([[1.0, 2.0]]), Tensor([[1.0], [1.0]]), Tensor([0.5]))
     Tensor([[3.5]], dtype=float32)
     """
-    x, w, b, xp, rows, out_shape = affine_operands("affine", x, w, b)
+    x, w, b, rows = affine_operands("affine", x, w, b)
     k, wd = x.backend, w.data
-    y = xp.empty((rows.shape[0], wd.shape[1]), wd.dtype)
+    xp = k.xp
+    y = xp.empty((len(rows), wd.shape[1]), wd.dtype)
     k.affine(rows, wd, b.data, y)
-    shape = x.shape
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        dy = xp.ascontiguousarray(g).reshape(y.shape)
-        dx = xp.empty(rows.shape, wd.dtype) if x.requires_grad else None
+        dy = _like(g, y, xp)
+        dx = xp.empty_like(rows) if x.requires_grad else None
         dw, db = destination(w, w.requires_grad), destination(b, b.requires_grad)
         k.affine_backward(dy, rows, wd, dx, dw, db)
-        return None if dx is None else dx.reshape(shape), dw, db
+        return _unrows(dx, x), dw, db
 
-    return record(y.reshape(out_shape), (x, w, b), vjp)
+    return record(_rowless(y, x), (x, w, b), vjp)
 
 
 def dropout(
@@ -796,24 +799,24 @@ def affine_relu_dropout(
     >>> affine_relu_dropout(Tensor([[1.0]]), Tensor([[2.0, -2.0]]), Tensor([0.0, 0.0]))
     Tensor([[2., 0.]], dtype=float32)
     """
-    x, w, b, xp, rows, out_shape = affine_operands("affine_relu_dropout", x, w, b)
+    x, w, b, rows = affine_operands("affine_relu_dropout", x, w, b)
     threshold, scale = dropout_plan(dropout, mode, training)
     seed = draw = stream = 0
     if threshold != KEEP_ALL:
         seed, draw, stream = claim_draw(generator)
     k, wd = x.backend, w.data
-    y = xp.empty((rows.shape[0], wd.shape[1]), wd.dtype)
+    xp = k.xp
+    y = xp.empty((len(rows), wd.shape[1]), wd.dtype)
     k.affine_relu_dropout(rows, wd, b.data, threshold, scale, seed, draw, stream, y)
-    shape = x.shape
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        dy = xp.ascontiguousarray(g).reshape(y.shape)
-        dx = xp.empty(rows.shape, wd.dtype) if x.requires_grad else None
+        dy = _like(g, y, xp)
+        dx = xp.empty_like(rows) if x.requires_grad else None
         dw, db = destination(w, w.requires_grad), destination(b, b.requires_grad)
         k.affine_relu_dropout_backward(dy, rows, wd, y, scale, xp.empty_like(y), dx, dw, db)
-        return None if dx is None else dx.reshape(shape), dw, db
+        return _unrows(dx, x), dw, db
 
-    return record(y.reshape(out_shape), (x, w, b), vjp)
+    return record(_rowless(y, x), (x, w, b), vjp)
 
 
 # What the rules share
@@ -831,6 +834,21 @@ def _elementwise(a: Tensor, b: Tensor, y: Array, da: Callable[[Array], Array], d
             _sum_to(db(g), b_shape, xp) if b_wanted else None,
         ),
     )
+
+
+def _like(g: Array, y: Array, xp: Any) -> Array:
+    """g, contiguous and in the shape of y: what a kernel takes."""
+    return g if g.flags.c_contiguous and g.shape == y.shape else xp.ascontiguousarray(g).reshape(y.shape)
+
+
+def _rowless(y: Array, x: Tensor) -> Array:
+    """Rows [n, out] in the shape [..., out] that belongs to x [..., in]."""
+    return y if x.data.ndim == 2 else y.reshape(*x.data.shape[:-1], y.shape[1])
+
+
+def _unrows(dx: Array | None, x: Tensor) -> Array | None:
+    """The gradient of rows in the shape of x."""
+    return dx if dx is None or x.data.ndim == 2 else dx.reshape(x.data.shape)
 
 
 def _sum_to(g: Array, shape: tuple[int, ...], xp: Any) -> Array:

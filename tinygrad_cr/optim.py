@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cr.errors import GraphError, OptionError, StateDictError, unknown_name
+from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
-from tinygrad_cr.nn import Module
+from tinygrad_cr.nn import Module, Parameter
 from tinygrad_cr.options import number
 from tinygrad_cr.tape import ask, watch
 
@@ -31,17 +31,28 @@ class Optimizer:
 
     def __init__(self, model: Module, lr: float, weight_decay: float = 0.0) -> None:
         self.flat = model.flat()
-        self.lr = number("lr", lr)
+        self.lr = lr
         self.weight_decay = number("weight_decay", weight_decay)
         self.steps = 0
         self._weights = np.array([float(p.regularized) for p in self.flat.parameters])
+        self._penalised, self._penalty, self._l2 = self._weights, 0.0, 0.0 * self._weights
         self._everything = list(range(len(self.flat.parameters)))
         for name in self.buffers:
             setattr(self, name, self.flat.zeros(self.flat.values.size, self.flat.values.dtype))
 
     def trains(self, model: Module) -> bool:
         """Whether the parameters of this module are the ones updated here."""
-        return model.flat() is self.flat
+        own = self.flat.parameters
+        return len(own) == len(model.parameters()) and all(p is q for p, q in zip(own, model.parameters(), strict=True))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; assigning a number that is negative or not finite is an `OptionError`."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = number("lr", value)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -71,6 +82,9 @@ class Optimizer:
                 "the model's parameters moved to other memory since the optimizer was made "
                 "(by .to(), by packing into another module, or by assigning .data); make the optimizer afterwards"
             )
+        for parameter in flat.parameters:
+            if parameter.grad is not parameter.grad_view and parameter.grad is not None:
+                _take_over(parameter)
         chosen = [i for i, p in enumerate(flat.parameters) if p.grad is not None and p.requires_grad]
         spans, weights = flat.spans, self._weights
         if chosen != self._everything:
@@ -78,7 +92,10 @@ class Optimizer:
         out = np.zeros((len(chosen), 2)) if norms else None
         watch(self, "weight_decay")
         count = ask(self._count)
-        self._update(count, spans, (self.weight_decay + reg) * weights, weights, out)
+        if weights is not self._penalised or self.weight_decay + reg != self._penalty:
+            self._penalised, self._penalty = weights, self.weight_decay + reg
+            self._l2 = self._penalty * weights
+        self._update(count, spans, self._l2, weights, out)
         if out is not None and chosen != self._everything:
             everything = np.array([[np.sum(np.square(p.data, dtype=np.float64)), 0.0] for p in flat.parameters])
             everything[chosen] = out
@@ -170,6 +187,8 @@ class Adam(Optimizer):
     Args:
         betas: how slowly the means of the gradient and of its square change, each in [0, 1).
         eps: added to the root of the second, against division by 0.
+
+    The correction of the moments for their start at 0 counts the optimiser's steps, for all tensors alike.
     """
 
     buffers = ("mean", "square")
@@ -186,6 +205,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(model, lr, weight_decay)
+        if not isinstance(betas, tuple | list) or len(betas) != 2:
+            raise OptionError(f"betas wants two numbers in [0, 1), e.g. (0.9, 0.999), got {betas!r}")
         self.betas = (number("betas[0]", betas[0], below=1), number("betas[1]", betas[1], below=1))
         self.eps = number("eps", eps)
 
@@ -245,6 +266,19 @@ def make_optimizer(name: str, model: Module, lr: float, momentum: float) -> Opti
     """
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
+    number("momentum", momentum, below=1)
     if name == "sgd":
         return SGD(model, lr, momentum)
     return OPTIMIZERS[name](model, lr)
+
+
+def _take_over(parameter: Parameter) -> None:
+    """A gradient that somebody assigned goes to where the kernels read gradients."""
+    grad: Array = parameter.grad
+    if getattr(grad, "shape", None) != parameter.shape or grad.dtype != parameter.dtype:
+        raise ShapeError(
+            f"a gradient of a parameter is a {parameter.dtype} array of shape {parameter.shape}, "
+            f"got {getattr(grad, 'dtype', type(grad).__name__)} {getattr(grad, 'shape', '')}"
+        )
+    parameter.backend.xp.copyto(parameter.grad_view, grad)
+    parameter.grad = parameter.grad_view

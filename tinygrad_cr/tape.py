@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
 from typing import Any, Protocol
 
-from tinygrad_cr.errors import GraphError, ShapeError
+from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
 from tinygrad_cr.kernels import Array, Kernels
 
 Vjp = Callable[[Array], Sequence[Array | None]]
@@ -45,6 +45,12 @@ class Capture(Protocol):
 
     def refuse(self, what: str) -> None:
         """Something that a replay could not do again."""
+
+    def admit(self, array: Array) -> None:
+        """Memory that replays write, or that lies outside and stays."""
+
+    def check(self, array: Array, what: str) -> None:
+        """Refuse an array that no replay would compute again."""
 
 
 class Node:
@@ -124,9 +130,17 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
     for node in order:
         g = grads.pop(node, None)
         if g is not None and node.vjp is not None:
-            for parent, d in zip(node.parents, node.vjp(g), strict=True):
+            contributions = node.vjp(g)
+            if len(contributions) != len(node.parents):
+                raise GraphError(
+                    f"the rule of an operation with {len(node.parents)} operands returned {len(contributions)} "
+                    "gradients; it returns one for each, or None"
+                )
+            for parent, d in zip(node.parents, contributions, strict=True):
                 if parent is None or d is None:
                     continue
+                if mode.program is not None:
+                    mode.program.check(d, "a gradient")
                 if d.ndim == 0:
                     d = xp.asarray(d)
                 fresh = d is not g and d.base is None
@@ -147,8 +161,12 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
 
 def accumulate(leaf: Leaf, g: Array, owned: bool) -> None:
     """Add g to ``leaf.grad``; the first gradient is taken over without a copy if nobody else can hold it."""
+    if g is leaf.grad_view and g is leaf.grad:
+        return  # a rule that asked `destination` wrote it there
     if g.shape != leaf.data.shape:
         raise ShapeError(f"a gradient of shape {g.shape} arrived at a tensor of shape {leaf.data.shape}")
+    if g.dtype != leaf.data.dtype:
+        raise DTypeError(f"a gradient of {g.dtype} arrived at a tensor of {leaf.data.dtype}; the rule converts it")
     if mode.program is not None:
         mode.program.touch(leaf)
     if leaf.grad is None:
@@ -157,8 +175,7 @@ def accumulate(leaf: Leaf, g: Array, owned: bool) -> None:
             leaf.grad = leaf.grad_view
         else:
             leaf.grad = g if owned else leaf.backend.xp.array(g)
-    elif g is not leaf.grad_view:
-        # A gradient that is the view itself was written there by a rule that asked `destination`.
+    else:
         leaf.backend.xp.add(leaf.grad, g, out=leaf.grad)
 
 

@@ -116,7 +116,8 @@ class Tensor:
                     f"backward without a gradient wants a scalar, this tensor has shape {self.shape}; "
                     "reduce it with .sum() or .mean(), or pass a gradient of that shape"
                 )
-            seed = xp.ones_like(self.data)
+            seed = xp.empty_like(self.data)
+            seed.fill(1)
         else:
             seed = Tensor(gradient, dtype=self.dtype, device=self.device).data
             if seed.shape != self.shape:
@@ -346,10 +347,17 @@ def record(data: Array, parents: tuple[Tensor, ...], vjp: tape.Vjp) -> Tensor:
     """
     kernels = parents[0].backend
     out = wrap(data if data.ndim else kernels.xp.asarray(data), kernels)
-    if tape.mode.recording and any(p.requires_grad for p in parents):
-        edges = tuple([(p.node or p) if p.requires_grad else None for p in parents])
-        out.node = tape.Node(edges, vjp)
-        out.requires_grad = True
+    if tape.mode.program is not None:
+        for parent in parents:
+            tape.mode.program.admit(parent.data)
+        tape.mode.program.check(out.data, "the result of an operation")
+    if tape.mode.recording:
+        for parent in parents:
+            if parent.requires_grad:
+                edges = [(p.node or p) if p.requires_grad else None for p in parents]
+                out.node = tape.Node(tuple(edges), vjp)
+                out.requires_grad = True
+                break
     return out
 
 

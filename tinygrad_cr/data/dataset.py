@@ -17,6 +17,9 @@ from tinygrad_cr.errors import DataError, ShapeError
 MAX_CLASSES = 1 << 20
 """More classes than this are row numbers, dates or prices rather than labels."""
 
+EXACT_INTEGERS = 2**24
+"""Up to here float32 holds every integer."""
+
 _CHUNK_BYTES = 1 << 22
 
 
@@ -30,7 +33,8 @@ class Dataset:
     Arguments and, after construction, attributes:
 
     - x: ``[n, d]``, or images ``[n, ...]`` of any shape, which become ``[n, d]``. uint8, float32 and float64
-      stay what they are; other integers, booleans and float16 become float32. C-contiguous.
+      stay what they are; other integers, booleans and float16 become float32,
+      or float64 where float32 would lose digits. C-contiguous.
     - y: ``[n]`` integer or boolean labels 0..C-1, stored as int64; None for rows without labels.
     - name: what plots and messages call it.
     - class_names: one string a class; without it the classes are called "0", "1", ... up to the largest
@@ -150,7 +154,8 @@ def as_features(x: ArrayLike) -> tuple[NDArray[Any], tuple[int, ...] | None]:
     # A double that float32 cannot hold stays a double; only what has no kernel of its own is converted.
     exact = {np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64)}
     if array.dtype not in exact:
-        wide = array.dtype.kind == "f" and array.dtype.itemsize > 4
+        wide = array.dtype.itemsize > 2 and np.abs(array.astype(np.float64)).max() > EXACT_INTEGERS
+        wide = wide or (array.dtype.kind == "f" and array.dtype.itemsize > 4)
         array = array.astype(np.float64 if wide else np.float32)
     _check_finite(array)
     return array, image_shape

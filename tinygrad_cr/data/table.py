@@ -11,11 +11,12 @@ import os
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tinygrad_cr.data.dataset import Dataset
+from tinygrad_cr.data.dataset import EXACT_INTEGERS, Dataset
 from tinygrad_cr.data.formats import in_file
 from tinygrad_cr.errors import DataError, OptionError, unknown_name
 
@@ -37,12 +38,12 @@ def read_csv(path: str | os.PathLike[str], label: LabelColumn = Label.AUTO) -> D
     """A data set from a ``.csv`` file: x ``[n, d]`` float32, y ``[n]`` int64.
 
     The delimiter is the comma, semicolon or tab that the first line has most of. The first line is a header
-    when no cell of it is a number (or when it names the label column beside numbered columns, as pandas
-    writes them).
+    when no cell of it is a number, or when it numbers the columns, as pandas writes them. Values are float32,
+    or float64 where float32 would lose digits of whole numbers.
 
     label: a column's name; its position, from 0, or negative from the end; None when every column is a
     feature. Unsaid, it is the column called label, class, target or y, else the last one. Labels are whole
-    numbers from 0, or text, whose sorted values become the class names.
+    numbers from 0, or text; their sorted values become the class names.
 
     Raises `DataError` for a missing or empty file, ragged rows, blank cells, text in a number column, NaN,
     inf and labels that are no class, naming row and column; `OptionError` for a label column that does not
@@ -64,6 +65,11 @@ def read_csv(path: str | os.PathLike[str], label: LabelColumn = Label.AUTO) -> D
         cells = [row for _, row in rows[0 if header is None else 1 :]]
         if not cells:
             raise DataError("has a header but no rows under it")
+        if header and "" in header:
+            raise DataError(
+                f"column {header.index('')} has no name in the header: if it is an index (pandas writes one unless "
+                "told index=False), remove it; else give it a name"
+            )
         columns = header or [str(i) for i in range(len(cells[0]))]
         names = [repr(name) for name in header] if header else [f"{i} (the first is 0)" for i in range(len(columns))]
         position = _label_position(label, columns, header is not None)
@@ -112,8 +118,8 @@ def _is_number(cell: str) -> bool:
 
 def _is_header(first: Sequence[str], label: LabelColumn) -> bool:
     numbers = [i for i, cell in enumerate(first) if _is_number(cell)]
-    if not numbers:
-        return True
+    if not numbers or (len(first) > 3 and list(first) == [str(i) for i in range(len(first))]):
+        return True  # what pandas writes above columns without names
     # Text beside numbers is a row with a text label, unless the numbers count the columns: pandas' header.
     counts = all(first[i] in (str(i), str(i + 1)) for i in numbers)
     wanted = (label,) if isinstance(label, str) else LABEL_NAMES
@@ -144,16 +150,20 @@ def _label_position(label: LabelColumn, columns: list[str], has_header: bool) ->
     return label % len(columns)
 
 
-def _numbers(cells: list[list[str]], lines: list[int], names: list[str]) -> NDArray[np.float32]:
-    x = np.empty((len(cells), len(names)), np.float32)
-    with np.errstate(over="ignore"):  # a value too large for float32 becomes inf and is refused below
-        for i, row in enumerate(cells):
-            try:
-                x[i] = [float(cell) for cell in row]
-            except ValueError:
-                j = next(j for j, cell in enumerate(row) if not _is_number(cell))
-                what = "is blank" if row[j] == "" else f"holds {row[j]!r}, which is no number"
-                raise DataError(f"row {lines[i]}, column {names[j]} {what}: every feature must be a number") from None
+def _numbers(cells: list[list[str]], lines: list[int], names: list[str]) -> NDArray[Any]:
+    wide = np.empty((len(cells), len(names)))
+    for i, row in enumerate(cells):
+        try:
+            wide[i] = [float(cell) for cell in row]
+        except ValueError:
+            j = next(j for j, cell in enumerate(row) if not _is_number(cell))
+            what = "is blank" if row[j] == "" else f"holds {row[j]!r}, which is no number"
+            raise DataError(f"row {lines[i]}, column {names[j]} {what}: every feature must be a number") from None
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 becomes inf, refused below
+        narrow = wide.astype(np.float32)
+        # Large whole numbers (times, identifiers) differ in digits that float32 does not have.
+        blurred = (np.abs(wide) > EXACT_INTEGERS) & (wide == np.rint(wide)) & (narrow != wide) & np.isfinite(narrow)
+        x = wide if blurred.any() and np.isfinite(narrow).all() else narrow
     bad = ~np.isfinite(x)
     if bad.any():
         i, j = np.argwhere(bad)[0]
@@ -183,4 +193,5 @@ def _labels(texts: list[str], lines: list[int], column: str) -> tuple[NDArray[np
     for line, text, value in zip(lines, texts, values, strict=True):
         if not (value.is_integer() and 0 <= value < 2**53):
             raise DataError(f"row {line}, {where} holds {text}: labels are whole numbers from 0, or text")
-    return np.array(values, np.int64), ()
+    classes, y = np.unique(np.array(values, np.int64), return_inverse=True)
+    return y.astype(np.int64), tuple(str(value) for value in classes)

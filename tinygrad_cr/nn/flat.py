@@ -52,6 +52,17 @@ class FlatParameters:
             parameter.grad_view = self.gradients[start:stop].reshape(parameter.shape)
             parameter.grad = None
             self._views.append(view)
+        self._pairs = list(zip(self.parameters, self._views, strict=True))
+
+    def __getstate__(self) -> dict[str, Parameter]:
+        return dict(zip(self.names, self.parameters, strict=True))
+
+    def __setstate__(self, named: dict[str, Parameter]) -> None:
+        # Copied views would no longer lie in the copied buffers: the copies of the parameters are packed anew.
+        gradients = [(p, p.grad) for p in named.values()]
+        self.__init__(named)  # type: ignore[misc]
+        for parameter, grad in gradients:
+            parameter.grad = grad
 
     def zeros(self, size: int, dtype: np.dtype[Any]) -> Array:
         """A buffer of zeros that begins on a cache line."""
@@ -68,4 +79,4 @@ class FlatParameters:
 
     def intact(self) -> bool:
         """Whether every parameter still lives in this buffer."""
-        return all(p.data is view for p, view in zip(self.parameters, self._views, strict=True))
+        return all(parameter.data is view for parameter, view in self._pairs)

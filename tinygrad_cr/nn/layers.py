@@ -85,7 +85,7 @@ class Dropout(Module):
         self, dropout: float = 0.5, *, mode: str = "inverted", generator: Generator | int | None = None
     ) -> None:
         dropout_plan(dropout, mode, training=True)
-        self.dropout = dropout
+        self.dropout = float(dropout)
         self.mode = mode
         self.generator = as_generator(generator)
 
@@ -119,7 +119,7 @@ class AffineReLUDropout(Affine):
         dtype: Any = "float32",
     ) -> None:
         dropout_plan(dropout, mode, training=True)
-        self.dropout = dropout
+        self.dropout = float(dropout)
         self.mode = mode
         self.generator = as_generator(generator)
         super().__init__(inputs, outputs, init=init, generator=self.generator, dtype=dtype)

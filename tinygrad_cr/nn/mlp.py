@@ -7,8 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 from tinygrad_cr.errors import OptionError
+from tinygrad_cr.nn.init import standard_deviation
 from tinygrad_cr.nn.layers import Affine, AffineReLUDropout
 from tinygrad_cr.nn.module import Module
+from tinygrad_cr.operands import dropout_plan
+from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator, as_generator
 from tinygrad_cr.tensor import Tensor
 
@@ -62,12 +65,13 @@ class MLP(Sequential):
         generator: Generator | int | None = None,
         dtype: Any = "float32",
     ) -> None:
-        if isinstance(sizes, int) or len(sizes) < 2:
+        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
             raise OptionError(f"sizes wants at least input and output width, e.g. [64, 100, 10]; got {sizes!r}")
-        self.sizes = [int(n) for n in sizes]
-        self.dropout = dropout
+        self.sizes = [integer("a layer's width", n, least=1) for n in sizes]
+        dropout_plan(dropout, dropout_mode, training=True)
+        self.dropout = float(dropout)
         self.dropout_mode = dropout_mode
-        self.init = init
+        self.init = init if isinstance(init, str) else standard_deviation(init, 1, 1)
         self.generator = as_generator(generator)
         hidden = [
             AffineReLUDropout(

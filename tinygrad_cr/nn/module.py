@@ -18,8 +18,8 @@ from tinygrad_cr.tensor import Tensor, find_backend, float_dtype
 class Module:
     """Base class of layers and networks.
 
-    A subclass assigns its parameters and sub-modules (also in lists) to attributes and defines `forward`. Names are the
-    dotted paths of attributes: ``layers.0.weight``.
+    A subclass assigns its parameters and sub-modules (also in lists, tuples and dicts) to attributes and defines
+    `forward`. Names are the dotted paths of attributes: ``layers.0.weight``.
 
     >>> class Scale(Module):
     ...     def __init__(self):
@@ -47,12 +47,7 @@ class Module:
     def children(self) -> Iterator[tuple[str, Module | Parameter]]:
         """What this module is made of, with the names of the attributes."""
         for name, value in vars(self).items():
-            if isinstance(value, Module | Parameter):
-                yield name, value
-            elif isinstance(value, list | tuple):
-                for i, item in enumerate(value):
-                    if isinstance(item, Module | Parameter):
-                        yield f"{name}.{i}", item
+            yield from _members(name, value)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters below this module, each once, with their dotted names."""
@@ -95,10 +90,6 @@ class Module:
         if self._flat is None or not self._flat.covers(self.parameters()):
             self._flat = FlatParameters(dict(self.named_parameters()))
         return self._flat
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copy has memory of its own: it is packed anew when somebody asks for its buffers.
-        return {name: value for name, value in vars(self).items() if name != "_flat"}
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -174,3 +165,15 @@ class Module:
         if len(kinds) != 1:
             raise DTypeError(f"the parameters of {type(self).__name__} have {len(kinds)} dtypes, wanted one")
         return kinds.pop()
+
+
+def _members(name: str, value: Any) -> Iterator[tuple[str, Module | Parameter]]:
+    """The modules and parameters in an attribute, with their dotted names."""
+    if isinstance(value, Module | Parameter):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _members(f"{name}.{i}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _members(f"{name}.{key}", item)

@@ -55,6 +55,14 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration, marked with the version of this layout."""
         text = json.dumps({"format": FORMAT} | config, indent=2) + "\n"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Creating the file is the claim: of two runs that found the folder empty, one gets it.
+            (self.path / CONFIG).touch(exist_ok=False)
+        except FileExistsError:
+            raise RunError(f"{self.path} was taken by another run meanwhile; choose a new folder") from None
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
         self._write(CONFIG, text.encode())
 
     def write_history(self, history: History) -> None:
@@ -116,6 +124,9 @@ def load_run(path: Path | str) -> Run:
         history_file = folder / HISTORY
         history = History.from_jsonl(history_file.read_text() if history_file.exists() else "")
         model = MLP(**config["model"], generator=config["seed"])
+        broken = [name for name, values in tensors.items() if not np.isfinite(values).all()]
+        if broken:
+            raise RunError(f"{folder}: {', '.join(broken)} in {MODEL} hold inf or NaN")
         model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith(_PREFIX)})
         standardizer = Standardizer.from_state(
             {k.removeprefix(_PREFIX): v for k, v in tensors.items() if k.startswith(_PREFIX)},

@@ -13,11 +13,12 @@ import numpy as np
 from tinygrad_cr import ops, schedules
 from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Batches, Dataset, Standardizer, load
-from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, OptionError
+from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, GraphError, OptionError
 from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.optim import Optimizer, make_optimizer
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.random import Generator, as_generator
+from tinygrad_cr.tape import mode
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.evaluate import check_fit, evaluate
 from tinygrad_cr.train.history import History, Row
@@ -48,8 +49,9 @@ class Trainer:
         train_sample: the training accuracy is measured on at most so many rows.
         out: folder for config.json, history.jsonl and model.safetensors; it must be new or empty.
         config: further entries for config.json.
-        compile: capture the step once and replay it (see `tinygrad_cr.compile`); a model that cannot be captured is
-            trained eagerly, and the reporter says so once.
+        compile: capture the step once and replay it (see `tinygrad_cr.compile`). Left out, models made of this
+            package's layers are; with layers of your own, whose Python would be frozen at capture, say True if that
+            is safe. A model that is not captured is trained eagerly, and the reporter says so once.
         reporter: where progress goes; True for a bar or lines on standard output, False for silence.
 
     Raises:
@@ -74,8 +76,10 @@ class Trainer:
         out: Path | str | None = None,
         config: Mapping[str, Any] | None = None,
         reporter: Reporter | bool = True,
-        compile: bool = True,
+        compile: bool | None = None,
     ) -> None:
+        if not isinstance(model, Module):
+            raise OptionError(f"model must be a Module, got {model!r}")
         self.model = model
         if lr is None:
             lr = optimizer.lr if isinstance(optimizer, Optimizer) else DEFAULT_LR
@@ -85,15 +89,17 @@ class Trainer:
         if not isinstance(optimizer, Optimizer):
             raise OptionError(f"optimizer must be a name or an Optimizer, got {optimizer!r}")
         self.optimizer = optimizer
-        self.lr, self.lr_decay, self.schedule = lr, lr_decay, schedule
+        self.lr, self.lr_decay, self.schedule = number("lr", lr), number("lr_decay", lr_decay), schedule
         self.reg = number("reg", reg)
         self.epochs = integer("epochs", epochs, least=1)
         self.batch_size = integer("batch_size", batch_size, least=1)
         self.train_sample = integer("train_sample", train_sample, least=1)
         self.standardizer = standardize if isinstance(standardize, Standardizer) else Standardizer(standardize)
+        self._learns_standardizer = not hasattr(self.standardizer, "mean_")
         self.generator = as_generator(generator)
         self.out = out
-        self._compiled = capturing(self._eager_step, in_place=True) if compile else None
+        self._compiled: capturing | None = None
+        self.compile = compile
         self.config = dict(config or {})
         self.reporter: Reporter = (
             (default_reporter() if reporter else Silent()) if isinstance(reporter, bool) else reporter
@@ -122,6 +128,7 @@ class Trainer:
         validation = None if validation is None else load(validation)
         folder = RunFolder(self.out) if self.out is not None else None
         batches = self._prepare(train, validation)
+        self._compiled = self._capture()
         if folder:
             folder.write_config(self._config(train))
         schedule = self.schedule or schedules.exponential(self.lr, self.lr_decay, len(batches))
@@ -159,13 +166,15 @@ class Trainer:
         """Check everything that can be checked before the first step; the minibatches of the training part."""
         if not self.optimizer.trains(self.model):
             raise OptionError("the optimizer was made for another model; make it as SGD(model, ...) for this one")
+        if not mode.recording or not any(p.requires_grad for p in self.model.parameters()):
+            raise GraphError("nothing can be learned: every parameter is frozen, or fit was called under no_grad()")
         for part in (train, validation):
             if part is not None:
                 if part.y is None:
                     raise DataError("training wants labelled data")
                 check_fit(self.model, part)
         standardizer = self.standardizer
-        if not hasattr(standardizer, "mean_"):
+        if self._learns_standardizer:
             standardizer = Standardizer(standardizer.mode).fit(train.x)
         dtype = str(self.model.dtype)
         if validation is not None:
@@ -183,7 +192,8 @@ class Trainer:
         norms = None
         for i, (x, y) in enumerate(batches):
             step = (epoch - 1) * len(batches) + i
-            lr = optimizer.lr = schedule(step)
+            optimizer.lr = schedule(step)
+            lr = optimizer.lr
             measure = bool(self.reg) or i == len(batches) - 1
             loss, norms = self._step(Tensor(x), y, measure)
             cost = float(loss.data)
@@ -195,6 +205,14 @@ class Trainer:
             self.reporter.steps(step + 1)
         row: Row = {"epoch": epoch, "step": epoch * len(batches), "loss": total / len(batches.dataset), "lr": lr}
         return row | self._update_ratios(norms)
+
+    def _capture(self) -> capturing | None:
+        """The compiled step, if it is wanted."""
+        own = [type(m).__name__ for m in self.model.modules() if not type(m).__module__.startswith("tinygrad_cr.nn")]
+        if self.compile is None and own:
+            self.reporter.note(f"training runs eagerly: {own[0]} is a layer of your own; compile=True captures it too")
+        wanted = not own if self.compile is None else self.compile
+        return capturing(self._eager_step, in_place=True) if wanted else None
 
     def _step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
         """One update, compiled if that is wanted and possible; the loss before it and, if measured, the norms."""
@@ -253,7 +271,7 @@ class Trainer:
             "class_names": list(train.class_names),
         }
         own["model"] = self.model.config() if isinstance(self.model, MLP) else None
-        return own | self.config
+        return self.config | own
 
 
 def _divergence(what: str, lr: float) -> DivergenceError:
