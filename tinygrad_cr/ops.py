@@ -163,22 +163,38 @@ def matmul(a: Any, b: Any) -> Tensor:
 
 
 def equal(a: Any, b: Any) -> Tensor:
-    """a == b, elementwise: a tensor of bool without a gradient."""
+    """a == b, elementwise: a tensor of bool without a gradient.
+
+    >>> equal(Tensor([1.0, 2.0]), 2)
+    Tensor([False,  True], dtype=bool)
+    """
     return _compare("equal", a, b)
 
 
 def not_equal(a: Any, b: Any) -> Tensor:
-    """a != b, elementwise: a tensor of bool without a gradient."""
+    """a != b, elementwise: a tensor of bool without a gradient.
+
+    >>> not_equal(Tensor([1.0, 2.0]), 2)
+    Tensor([ True, False], dtype=bool)
+    """
     return _compare("not_equal", a, b)
 
 
 def less(a: Any, b: Any) -> Tensor:
-    """a < b, elementwise: a tensor of bool without a gradient."""
+    """a < b, elementwise: a tensor of bool without a gradient.
+
+    >>> less(Tensor([1.0, 2.0]), 2)
+    Tensor([ True, False], dtype=bool)
+    """
     return _compare("less", a, b)
 
 
 def less_equal(a: Any, b: Any) -> Tensor:
-    """a <= b, elementwise: a tensor of bool without a gradient."""
+    """a <= b, elementwise: a tensor of bool without a gradient.
+
+    >>> less_equal(Tensor([1.0, 2.0]), 2)
+    Tensor([ True,  True], dtype=bool)
+    """
     return _compare("less_equal", a, b)
 
 
@@ -192,7 +208,11 @@ def greater(a: Any, b: Any) -> Tensor:
 
 
 def greater_equal(a: Any, b: Any) -> Tensor:
-    """a >= b, elementwise: a tensor of bool without a gradient."""
+    """a >= b, elementwise: a tensor of bool without a gradient.
+
+    >>> greater_equal(Tensor([1.0, 2.0]), 2)
+    Tensor([False,  True], dtype=bool)
+    """
     return _compare("greater_equal", a, b)
 
 

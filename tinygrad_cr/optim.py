@@ -189,6 +189,14 @@ class Adam(Optimizer):
         eps: added to the root of the second, against division by 0.
 
     The correction of the moments for their start at 0 counts the optimiser's steps, for all tensors alike.
+
+    >>> from tinygrad_cr import nn
+    >>> model = nn.Affine(1, 1, init=0.0)
+    >>> optimizer = Adam(model, lr=0.5)
+    >>> model([[2.0]]).sum().backward()
+    >>> optimizer.step()
+    >>> model.weight.data
+    array([[-0.5]], dtype=float32)
     """
 
     buffers = ("mean", "square")
@@ -233,7 +241,12 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): ``p -= lr * weight_decay * p`` for weights."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): ``p -= lr * weight_decay * p`` for weights.
+
+    >>> from tinygrad_cr import nn
+    >>> AdamW(nn.Affine(1, 1), weight_decay=0.1).weight_decay
+    0.1
+    """
 
     def __init__(
         self,
