@@ -29,6 +29,10 @@ BACKWARD = {
 """Which kernel is the vector-Jacobian product of which; the losses hold theirs in the same pass."""
 
 
+NEGLIGIBLE = 1e-30
+"""A velocity smaller than this becomes 0: it would shrink into denormal numbers, which are a hundred times slower."""
+
+
 class Kernels(Protocol):
     """A backend: its array library `xp` and one function for each method below."""
 
@@ -128,7 +132,8 @@ class Kernels(Protocol):
         """One step of stochastic gradient descent on the flat parameter buffer, in place.
 
         ``g = grad + l2 * param``; ``velocity = momentum * velocity + g``; ``param -= lr * d`` with
-        ``d = g + momentum * velocity`` if nesterov, else ``velocity``. With momentum 0 velocity is not touched.
+        ``d = g + momentum * velocity`` if nesterov, else ``velocity``. A velocity of at most `NEGLIGIBLE` becomes 0;
+        with momentum 0 it is not touched.
         param, grad, velocity: [p] F; spans: [k, 2] int64, the half-open range of each tensor; l2: [k] float64.
         norms: [k, 2] float64 or None; receives ``sum(param**2)`` before the update and ``sum(update**2)``.
         """

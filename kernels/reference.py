@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from .interface import Array
+from .interface import NEGLIGIBLE, Array
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -186,6 +186,7 @@ def sgd(
         if momentum:
             v *= number(momentum)
             v += g
+            v[abs(v) <= NEGLIGIBLE] = 0
             g = g + number(momentum) * v if nesterov else v
         update = number(lr) * g
         _record_norms(norms, i, p, update)

@@ -244,3 +244,19 @@ def test_a_backward_kernel_is_a_kernel_too() -> None:
 
 def test_every_kernel_is_held_against_reference() -> None:
     assert set(WRITES) == set(KERNELS)
+
+
+def sgd_once(kernels: Kernels, grad: float, velocity: float) -> float:
+    """The velocity after one step with momentum 0.9."""
+    param, speed = np.ones(3, np.float32), np.full(3, velocity, np.float32)
+    spans, l2 = np.array([[0, 3]]), np.zeros(1)
+    kernels.sgd(param, np.full(3, grad, np.float32), speed, spans, l2, 0.1, 0.9, False, None)
+    return float(speed[0])
+
+
+def test_a_velocity_that_dies_away_becomes_zero_instead_of_denormal(kernels: Kernels) -> None:
+    assert sgd_once(kernels, grad=0, velocity=1e-35) == 0
+
+
+def test_a_velocity_that_is_undefined_stays_so(kernels: Kernels) -> None:
+    assert np.isnan(sgd_once(kernels, grad=np.nan, velocity=1.0))

@@ -26,12 +26,14 @@ def exact_kernel(function: Callable[..., Any]) -> Any:
 
 
 def _compile(function: Callable[..., Any], rules: set[str]) -> Any:
+    # "numpy" divides without asking whether the divisor is 0: the question keeps a loop from being vectorised.
+    options = {"nogil": True, "fastmath": rules, "error_model": "numpy"}
     try:
-        return njit(cache=True, nogil=True, fastmath=rules)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:
-        return njit(nogil=True, fastmath=rules)(function)
+        return njit(**options)(function)
 
 
 def helper(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, compiled into each of them."""
-    return njit(nogil=True, fastmath=FLOAT_RULES, inline="never")(function)
+    return njit(nogil=True, fastmath=FLOAT_RULES, error_model="numpy", inline="never")(function)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..interface import Array
+from ..interface import NEGLIGIBLE, Array
 from .compiling import exact_kernel, helper
 
 BLOCK = 1024
@@ -36,6 +36,7 @@ def sgd(
 ) -> None:
     number = param.dtype.type
     rate, mu = number(lr), number(momentum)
+    least, zero = number(NEGLIGIBLE), number(0)
     block = np.empty(BLOCK, param.dtype)
     for k in range(spans.shape[0]):
         penalty = number(l2[k])
@@ -50,7 +51,8 @@ def sgd(
             for i in range(p.size):
                 g = grads[i] + penalty * p[i]
                 if momentum != 0:
-                    v[i] = mu * v[i] + g
+                    speed = mu * v[i] + g
+                    v[i] = zero if abs(speed) <= least else speed
                     g = g + mu * v[i] if nesterov else v[i]
                 update[i] = rate * g
                 p[i] -= update[i]
