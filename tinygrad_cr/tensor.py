@@ -386,6 +386,8 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _as_array(data: Any, dtype: Any, xp: Any) -> Array:
+    if dtype is None and type(data) is np.ndarray and data.dtype in FLOATS and data.dtype.isnative:
+        return data
     if isinstance(data, Tensor):
         data = data.data
     try:
