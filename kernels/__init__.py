@@ -14,7 +14,7 @@ import numpy
 
 from .interface import BACKWARD, KERNELS, Array, Kernels
 
-__all__ = ["BACKWARD", "KERNELS", "Array", "BackendError", "Kernels", "available", "backend"]
+__all__ = ["BACKWARD", "KERNELS", "Array", "BackendError", "Kernels", "available", "backend", "fuse"]
 
 _FAMILIES = {
     "reference": {},
@@ -76,6 +76,18 @@ def backend(name: str) -> Kernels:
     if name not in available():
         raise BackendError(f"unknown backend {name!r}: this machine has {', '.join(available())}")
     return cast("Kernels", _Backend(name))
+
+
+def fuse(calls: list[Any]) -> tuple[list[Any], dict[tuple[int, int], Any]]:
+    """A list of (function, arguments) with kernel calls joined where a backend can, and where arguments went.
+
+    >>> fuse([])
+    ([], {})
+    """
+    if not any(str(getattr(function, "__module__", "")).startswith(f"{__name__}.cpu") for function, _ in calls):
+        return list(calls), {}
+    joined, moved = importlib.import_module(".cpu.program", __name__).fuse(calls)
+    return joined, moved
 
 
 def available() -> tuple[str, ...]:

@@ -88,6 +88,23 @@ def test_training_ends_with_the_eager_bits(make: Any, mode: str) -> None:
     assert eager.values() == compiled.values()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [[784, 256, 10], [300, 257, 33, 7]], ids=str)
+def test_a_large_network_trains_to_the_eager_bits(sizes: list[int], dtype: str) -> None:
+    x = Generator(3).normal((130, sizes[0])).astype(dtype)
+    y = np.arange(130) % sizes[-1]
+    found = []
+    for wrap in (tinygrad_cr.compile, lambda step: step):
+        training = Training()
+        training.model = nn.MLP(sizes, dropout=0.3, generator=0, dtype=dtype)
+        training.optimizer = optim.SGD(training.model, 0.01, 0.9, nesterov=True)
+        step = wrap(training.step)
+        for rows in (slice(0, 130), slice(0, 65), slice(65, 130), slice(0, 130)):
+            step(Tensor(x[rows]), y[rows])
+        found.append(training.values())
+    assert found[0] == found[1]
+
+
 def test_optimizer_and_generator_are_left_where_eager_steps_leave_them() -> None:
     eager, compiled = Training(OPTIMIZERS["adam"]), Training(OPTIMIZERS["adam"])
     step = tinygrad_cr.compile(compiled.step)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr.errors import CaptureError
-from tinygrad_cr.kernels import KERNELS, Array, Kernels, backend
+from tinygrad_cr.kernels import KERNELS, Array, Kernels, backend, fuse
 from tinygrad_cr.tape import Leaf, mode
 from tinygrad_cr.tensor import Tensor, wrap
 
@@ -115,10 +115,12 @@ class Program:
         for given, captured in zip(args, self.inputs, strict=True):
             if type(given) is Tensor:
                 given, captured = given.data, captured.data
-            if given is not captured and hasattr(captured, "shape"):
+            if given is not captured and isinstance(captured, np.ndarray):
                 captured[...] = given
         for live in self.live:
-            live.refresh()
+            value = live.read()
+            for table, cell in live.places:
+                table[cell] = value
         for function, arguments in self.calls:
             function(*arguments)
         for leaf, grad in self.grads.values():
@@ -215,17 +217,12 @@ class _Live:
     def __init__(self, read: Callable[[], Any], value: Any) -> None:
         self.read = read
         self.value = value
-        self.places: list[tuple[list[Any], int]] = []
+        self.places: list[tuple[Any, Any]] = []
 
     def settle(self) -> None:
         """After the capture: the places hold a plain number."""
         for arguments, i in self.places:
             arguments[i] = _plain(self.value)
-
-    def refresh(self) -> None:
-        value = self.read()
-        for arguments, i in self.places:
-            arguments[i] = value
 
 
 def capture(
@@ -242,6 +239,9 @@ def capture(
         program.result = fn(*program.inputs)
     for live in program.live:
         live.settle()
+    program.calls, moved = fuse(program.calls)
+    for live in program.live:
+        live.places = [moved.get((id(arguments), i), (arguments, i)) for arguments, i in live.places]
     program.grads = {key: (leaf, leaf.grad) for key, (leaf, _) in program.grads.items()}
     return program, _detached(program.result)
 

@@ -27,7 +27,7 @@ def exact_kernel(function: Callable[..., Any]) -> Any:
 
 def _compile(function: Callable[..., Any], rules: set[str]) -> Any:
     # "numpy" divides without asking whether the divisor is 0: the question keeps a loop from being vectorised.
-    options = {"nogil": True, "fastmath": rules, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": rules, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:

@@ -1,0 +1,187 @@
+"""A list of kernel calls as one compiled call.
+
+Calling a compiled function from Python costs about as much as a small kernel takes. `fuse` writes consecutive calls
+into a table (what to do, addresses, sizes, numbers) that one compiled function works through. The kernels are the same,
+and so is every bit of their results.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .affine import affine, affine_backward, affine_relu_dropout, affine_relu_dropout_backward
+from .compiling import kernel
+from .softmax import softmax_cross_entropy
+from .updates import sgd
+
+Call = tuple[Callable[..., Any], list[Any]]
+Place = tuple[Any, Any]
+
+AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, SGD = range(7)
+INTEGERS, NUMBERS = 20, 2
+"""Columns of the two tables: the operation, sizes, whole numbers and addresses; real numbers."""
+
+
+def _pointer_type(typing_context: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+_pointer: Any = intrinsic(_pointer_type)
+
+
+@kernel
+def run(table: Any, numbers: Any, like: Any) -> None:
+    """Make the calls of a table; `like` has the dtype of all floating arrays in it."""
+    for r in range(table.shape[0]):
+        code, n, i, o = table[r, 0], table[r, 1], table[r, 2], table[r, 3]
+        if code == SCALE:
+            factor = carray(_pointer(table[r, 4]), (1,), like.dtype)
+            source = carray(_pointer(table[r, 5]), (n,), like.dtype)
+            target = carray(_pointer(table[r, 6]), (n,), like.dtype)
+            for j in range(n):
+                target[j] = factor[0] * source[j]
+        elif code == CROSS_ENTROPY:
+            softmax_cross_entropy(
+                carray(_pointer(table[r, 4]), (n, o), like.dtype),
+                carray(_pointer(table[r, 5]), (n,), np.int64),
+                None,
+                carray(_pointer(table[r, 6]), (1,), like.dtype),
+                carray(_pointer(table[r, 7]), (n, o), like.dtype),
+            )
+        elif code == SGD:
+            sgd(
+                carray(_pointer(table[r, 4]), (n,), like.dtype),
+                carray(_pointer(table[r, 5]), (n,), like.dtype),
+                carray(_pointer(table[r, 6]), (n,), like.dtype),
+                carray(_pointer(table[r, 7]), (i, 2), np.int64),
+                carray(_pointer(table[r, 8]), (i,), np.float64),
+                numbers[r, 0],
+                numbers[r, 1],
+                table[r, 9] != 0,
+                None,
+            )
+        else:
+            x = carray(_pointer(table[r, 4]), (n, i), like.dtype)
+            w = carray(_pointer(table[r, 5]), (i, o), like.dtype)
+            b = carray(_pointer(table[r, 6]), (o,), like.dtype)
+            y = carray(_pointer(table[r, 7]), (n, o), like.dtype)
+            if code == AFFINE:
+                affine(x, w, b, y)
+            elif code == FUSED:
+                affine_relu_dropout(x, w, b, table[r, 8], numbers[r, 0], table[r, 9], table[r, 10], table[r, 11], y)
+            else:
+                dw = carray(_pointer(table[r, 8]), (i, o), like.dtype)
+                dx = carray(_pointer(table[r, 9]), (n, i), like.dtype)
+                wanted = table[r, 9] != 0
+                if code == AFFINE_BACKWARD:
+                    if wanted:
+                        affine_backward(y, x, w, dx, dw, b)
+                    else:
+                        affine_backward(y, x, w, None, dw, b)
+                else:
+                    dy = carray(_pointer(table[r, 10]), (n, o), like.dtype)
+                    dz = carray(_pointer(table[r, 11]), (n, o), like.dtype)
+                    if wanted:
+                        affine_relu_dropout_backward(dy, x, w, y, numbers[r, 0], dz, dx, dw, b)
+                    else:
+                        affine_relu_dropout_backward(dy, x, w, y, numbers[r, 0], dz, None, dw, b)
+
+
+def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
+    """The same calls with as many as possible joined, and where their arguments went.
+
+    The second result maps (id of an argument list, position) to the table cell that holds this argument now: a number
+    that changes between replays is written there.
+    """
+    joined: list[Call] = []
+    moved: dict[tuple[int, int], Place] = {}
+    rows: list[tuple[list[Any], list[Any], list[Any], Any]] = []
+
+    def flush() -> None:
+        if len(rows) > 1:
+            table, numbers = np.zeros((len(rows), INTEGERS), np.int64), np.zeros((len(rows), NUMBERS))
+            for r, (arguments, cells, reals, _) in enumerate(rows):
+                for target, row in ((table, cells), (numbers, reals)):
+                    for c, (position, value) in enumerate(row):
+                        target[r, c] = value
+                        if position is not None:
+                            moved[id(arguments), position] = (target, (r, c))
+            keep = [arguments for arguments, *_ in rows]  # the addresses point into these arrays
+            like = np.empty(0, rows[0][3])
+            joined.append((_keeping(keep), [table, numbers, like]))
+        else:
+            joined.extend(original.pop() for original in pending)
+        rows.clear()
+        pending.clear()
+
+    pending: list[list[Call]] = []
+    for function, arguments in calls:
+        row = _row(function, arguments)
+        if row is None or (rows and row[2] != rows[0][3]):
+            flush()
+        if row is None:
+            joined.append((function, arguments))
+        else:
+            rows.append((arguments, row[0], row[1], row[2]))
+            pending.append([(function, arguments)])
+    flush()
+    return joined, moved
+
+
+def _keeping(arguments: list[Any]) -> Callable[..., None]:
+    """`run`, holding on to the arrays whose addresses it is given."""
+    call = functools.partial(run)
+    call.arguments = arguments  # type: ignore[attr-defined]
+    return call
+
+
+def _row(function: Callable[..., Any], a: list[Any]) -> tuple[list[Any], list[Any], Any] | None:
+    """The cells of a call as (position of the argument or None, value), or None if it has no code."""
+    if function is affine:
+        return _cells(AFFINE, a[0], a[3], [a[0], a[1], a[2], a[3]])
+    if function is affine_relu_dropout:
+        live = [(3, a[3]), (5, a[5]), (6, a[6]), (7, a[7])]
+        return _cells(FUSED, a[0], a[8], [a[0], a[1], a[2], a[8]], live, [(4, a[4])])
+    if function is affine_backward and a[4] is not None and a[5] is not None:
+        return _cells(AFFINE_BACKWARD, a[1], a[0], [a[1], a[2], a[5], a[0], a[4], a[3]])
+    if function is affine_relu_dropout_backward and a[7] is not None and a[8] is not None:
+        arrays = [a[1], a[2], a[8], a[3], a[7], a[6], a[0], a[5]]
+        return _cells(FUSED_BACKWARD, a[1], a[3], arrays, [], [(4, a[4])])
+    if function is softmax_cross_entropy and a[2] is None:
+        return _cells(CROSS_ENTROPY, a[0], a[0], [a[0], a[1], a[3], a[4]])
+    if function is sgd and a[8] is None:
+        sizes = [(None, SGD), (None, a[0].size), (None, len(a[3])), (None, 0)]
+        addresses = [(None, _address(array)) for array in a[:5]]
+        return [*sizes, *addresses, (7, a[7])], [(5, a[5]), (6, a[6])], a[0].dtype
+    if getattr(function, "func", None) is np.multiply:
+        out, (factor, source) = function.keywords.get("out"), a  # type: ignore[attr-defined]
+        same = out.dtype == getattr(factor, "dtype", None) == getattr(source, "dtype", None)
+        if same and factor.ndim == 0 and source.shape == out.shape and source.flags.c_contiguous:
+            sizes = [(None, SCALE), (None, out.size), (None, 0), (None, 0)]
+            return [*sizes, *[(None, _address(array)) for array in (factor, source, out)]], [], out.dtype
+    return None
+
+
+def _cells(
+    code: int, x: Any, y: Any, arrays: list[Any], live: list[Any] | None = None, numbers: list[Any] | None = None
+) -> tuple[list[Any], list[Any], Any]:
+    """A row for x [n, i] and y [n, o], addresses of arrays (0 for None), whole and real numbers."""
+    sizes = [(None, code), (None, len(x)), (None, x.shape[1]), (None, y.shape[1])]
+    addresses = [(None, _address(array)) for array in arrays]
+    return [*sizes, *addresses, *(live or [])], numbers or [], x.dtype
+
+
+def _address(array: Any) -> int:
+    return 0 if array is None else int(array.ctypes.data)
