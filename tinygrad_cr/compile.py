@@ -43,7 +43,8 @@ class compile:
 
     The results are new tensors without history. A changed shape, dtype, plain value or flag (training or evaluation,
     recording or not, a gradient that is there or not) captures again. **Python side effects inside `fn` happen at
-    capture only**, and branches on values are frozen; an operation that cannot be replayed raises `CaptureError`.
+    capture only**, and branches on values are frozen; an operation that cannot be replayed raises `CaptureError`. A
+    replay checks no values: a label out of range shows as a loss of NaN.
 
     >>> from tinygrad_cr import nn, ops, optim
     >>> model = nn.MLP([4, 8, 2], generator=0)
@@ -242,6 +243,7 @@ def capture(
     program.calls, moved = fuse(program.calls)
     for live in program.live:
         live.places = [moved.get((id(arguments), i), (arguments, i)) for arguments, i in live.places]
+    program.known, program.before = {}, {}
     program.grads = {key: (leaf, leaf.grad) for key, (leaf, _) in program.grads.items()}
     return program, _detached(program.result)
 

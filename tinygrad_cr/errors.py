@@ -70,10 +70,6 @@ class DivergenceError(TinygradError, ArithmeticError):
     """Training reached an infinite or undefined cost."""
 
 
-class MissingExtraError(TinygradError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
-
-
 def unknown_name(kind: str, given: object, known: Iterable[str]) -> OptionError:
     """The error for a name nobody knows, with the nearest match and the whole list.
 
