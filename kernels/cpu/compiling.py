@@ -11,29 +11,27 @@ from typing import Any
 
 from numba import njit
 
-FLOAT_RULES = {"contract", "reassoc", "nsz", "arcp"}
-"""Licence to fuse and reorder, but not to assume that NaN and inf never happen: divergence must stay visible."""
+# "numpy" divides without asking whether the divisor is 0: the question keeps a loop from being vectorised.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile on first call; where no folder is writable, compile anew in each process instead of failing."""
-    return _compile(function, FLOAT_RULES)
+    """Compile on first call; where no folder is writable, compile anew in each process instead of failing.
 
-
-def exact_kernel(function: Callable[..., Any]) -> Any:
-    """As `kernel`, but each operation rounds where it stands: all versions compiled of it agree bit for bit."""
-    return _compile(function, set())
-
-
-def _compile(function: Callable[..., Any], rules: set[str]) -> Any:
-    # "numpy" divides without asking whether the divisor is 0: the question keeps a loop from being vectorised.
-    options: dict[str, Any] = {"nogil": True, "fastmath": rules, "error_model": "numpy"}
+    Floating-point operations round where they stand, none is fused or reordered: a kernel gives the same bits alone,
+    for other arguments, and as a part of a larger function (`program.run`), whatever the compiler makes of it there.
+    """
     try:
-        return njit(cache=True, **options)(function)
+        return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
-        return njit(**options)(function)
+        return njit(**_OPTIONS)(function)
 
 
 def helper(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, compiled into each of them."""
-    return njit(nogil=True, fastmath=FLOAT_RULES, error_model="numpy", inline="never")(function)
+    return njit(inline="never", **_OPTIONS)(function)
+
+
+def reordering_helper(function: Callable[..., Any]) -> Any:
+    """A helper whose sums may be reordered, and so vectorised; NaN and inf stay visible."""
+    return njit(inline="never", fastmath={"reassoc", "contract"}, **_OPTIONS)(function)

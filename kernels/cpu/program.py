@@ -118,15 +118,15 @@ def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
                         target[r, c] = value
                         if position is not None:
                             moved[id(arguments), position] = (target, (r, c))
-            keep = [arguments for arguments, *_ in rows]  # the addresses point into these arrays
+            keep = list(pending)  # the addresses point into the arrays of these calls
             like = np.empty(0, rows[0][3])
             joined.append((_keeping(keep), [table, numbers, like]))
         else:
-            joined.extend(original.pop() for original in pending)
+            joined.extend(pending)
         rows.clear()
         pending.clear()
 
-    pending: list[list[Call]] = []
+    pending: list[Call] = []
     for function, arguments in calls:
         row = _row(function, arguments)
         if row is None or (rows and row[2] != rows[0][3]):
@@ -135,15 +135,15 @@ def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
             joined.append((function, arguments))
         else:
             rows.append((arguments, row[0], row[1], row[2]))
-            pending.append([(function, arguments)])
+            pending.append((function, arguments))
     flush()
     return joined, moved
 
 
-def _keeping(arguments: list[Any]) -> Callable[..., None]:
+def _keeping(calls: list[Call]) -> Callable[..., None]:
     """`run`, holding on to the arrays whose addresses it is given."""
     call = functools.partial(run)
-    call.arguments = arguments  # type: ignore[attr-defined]
+    call.calls = calls  # type: ignore[attr-defined]
     return call
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..interface import NEGLIGIBLE, Array
-from .compiling import exact_kernel, helper
+from .compiling import kernel, reordering_helper
 
 BLOCK = 1024
 
 
-@helper
+@reordering_helper
 def _sum_of_squares(values: Array) -> float:
     total = 0.0
     for i in range(values.size):
@@ -22,7 +22,7 @@ def _sum_of_squares(values: Array) -> float:
     return total
 
 
-@exact_kernel
+@kernel
 def sgd(
     param: Array,
     grad: Array,
@@ -60,7 +60,7 @@ def sgd(
                 norms[k, 1] += _sum_of_squares(update)
 
 
-@exact_kernel
+@kernel
 def adam(
     param: Array,
     grad: Array,
