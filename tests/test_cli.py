@@ -521,3 +521,12 @@ def test_of_two_runs_at_once_each_gets_a_folder_of_its_own(tmp_path):
     processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-1", "digits-2"]
+
+
+def test_a_disk_that_fails_in_mid_training_is_an_error_and_no_new_start(tool, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tinygrad_cr.train.run.write_atomically", fail)
+    result = tool("train", "--epochs", "1")
+    assert (result.code, [path.name for path in (tmp_path / "runs").iterdir()]) == (1, ["digits-1"])

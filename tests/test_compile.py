@@ -274,3 +274,16 @@ def test_recording_or_not_is_part_of_the_capture() -> None:
     with no_grad():
         forward(Tensor(X))
     assert len(forward.programs) == 2
+
+
+@pytest.mark.parametrize("factor", [np.array(3), np.float32(3)], ids=["integers", "a scalar"])
+def test_products_that_no_kernel_table_takes_are_replayed_too(factor: Any) -> None:
+    x = Tensor(np.arange(4, dtype=factor.dtype))
+
+    def fn() -> Tensor:
+        multiply = x.backend.xp.multiply
+        return record(multiply(factor, multiply(factor, x.data)), (x,), lambda g: (g,))
+
+    compiled = tinygrad_cr.compile(fn)
+    compiled()
+    assert compiled().numpy().tolist() == [0, 9, 18, 27]

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from tinygrad_cr.data import Label, Split, load, split
 from tinygrad_cr.data.standardize import MODES
-from tinygrad_cr.errors import DataError, OptionError, RunError, TinygradError
+from tinygrad_cr.errors import DataError, OptionError, RunError, RunTakenError, TinygradError
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.nn.init import INITS
 from tinygrad_cr.op_table import check_all
@@ -189,8 +189,8 @@ def _fit_in_new_folder(trainer: Trainer, parts: Split, out: Path | None, name: s
         trainer.out = out or next_run_path(Path("runs"), name)
         try:
             return trainer.fit(parts.train, parts.validation)
-        except RunError:
-            if out is not None or not trainer.out.exists():
+        except RunTakenError:
+            if out is not None:
                 raise
 
 

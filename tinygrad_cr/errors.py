@@ -62,6 +62,10 @@ class RunError(TinygradError, OSError):
     """A run folder that already holds a run, or does not hold a whole one."""
 
 
+class RunTakenError(RunError):
+    """A run folder that another run, or somebody's files, came to first. Nothing was written."""
+
+
 class DownloadError(TinygradError, OSError):
     """A data set that could not be fetched, or whose bytes are not the expected ones."""
 

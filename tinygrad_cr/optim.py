@@ -41,9 +41,8 @@ class Optimizer:
             setattr(self, name, self.flat.zeros(self.flat.values.size, self.flat.values.dtype))
 
     def trains(self, model: Module) -> bool:
-        """Whether the parameters of this module are the ones updated here."""
-        own = self.flat.parameters
-        return len(own) == len(model.parameters()) and all(p is q for p, q in zip(own, model.parameters(), strict=True))
+        """Whether the parameters of this module are the ones updated here, in the memory they live in now."""
+        return self.flat.covers(model.parameters())
 
     @property
     def lr(self) -> float:

@@ -118,9 +118,7 @@ def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
                         target[r, c] = value
                         if position is not None:
                             moved[id(arguments), position] = (target, (r, c))
-            keep = list(pending)  # the addresses point into the arrays of these calls
-            like = np.empty(0, rows[0][3])
-            joined.append((_keeping(keep), [table, numbers, like]))
+            joined.append((_keeping(list(pending)), [table, numbers, np.empty(0, rows[0][3])]))
         else:
             joined.extend(pending)
         rows.clear()
@@ -166,8 +164,9 @@ def _row(function: Callable[..., Any], a: list[Any]) -> tuple[list[Any], list[An
         addresses = [(None, _address(array)) for array in a[:5]]
         return [*sizes, *addresses, (7, a[7])], [(5, a[5]), (6, a[6])], a[0].dtype
     if getattr(function, "func", None) is np.multiply:
-        out, (factor, source) = function.keywords.get("out"), a  # type: ignore[attr-defined]
-        same = out.dtype == getattr(factor, "dtype", None) == getattr(source, "dtype", None)
+        out, (factor, source) = function.keywords["out"], a  # type: ignore[attr-defined]
+        arrays = isinstance(factor, np.ndarray) and isinstance(source, np.ndarray)
+        same = arrays and out.dtype.kind == "f" and out.dtype == factor.dtype == source.dtype
         if same and factor.ndim == 0 and source.shape == out.shape and source.flags.c_contiguous:
             sizes = [(None, SCALE), (None, out.size), (None, 0), (None, 0)]
             return [*sizes, *[(None, _address(array)) for array in (factor, source, out)]], [], out.dtype

@@ -44,15 +44,14 @@ class FlatParameters:
         self.backend: Kernels = self.parameters[0].backend if self.parameters else backend("cpu")
         self.values = self.zeros(total, dtype)
         self.gradients = self.zeros(total, dtype)
-        self._views: list[Array] = []
+        self._pairs: list[tuple[Parameter, Array]] = []
         for parameter, (start, stop) in zip(self.parameters, self.spans, strict=True):
             view = self.values[start:stop].reshape(parameter.shape)
             view[...] = parameter.data
             parameter.data = view
             parameter.grad_view = self.gradients[start:stop].reshape(parameter.shape)
             parameter.grad = None
-            self._views.append(view)
-        self._pairs = list(zip(self.parameters, self._views, strict=True))
+            self._pairs.append((parameter, view))
 
     def __getstate__(self) -> dict[str, Parameter]:
         return dict(zip(self.names, self.parameters, strict=True))
@@ -74,7 +73,7 @@ class FlatParameters:
     def covers(self, parameters: Sequence[Parameter]) -> bool:
         """Whether these are the parameters packed here, and none was given other memory since."""
         return len(parameters) == len(self.parameters) and all(
-            p is q and p.data is view for p, q, view in zip(parameters, self.parameters, self._views, strict=True)
+            p is own and p.data is view for p, (own, view) in zip(parameters, self._pairs, strict=True)
         )
 
     def intact(self) -> bool:

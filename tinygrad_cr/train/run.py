@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from tinygrad_cr.data import Standardizer
-from tinygrad_cr.errors import RunError, TinygradError
+from tinygrad_cr.errors import RunError, RunTakenError, TinygradError
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.train.history import History
 
@@ -50,7 +50,7 @@ class RunFolder:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
         if taken:
             kind = "another run" if (self.path / CONFIG).exists() else "other files"
-            raise RunError(f"{self.path} already holds {kind}; nothing was written, choose a new folder")
+            raise RunTakenError(f"{self.path} already holds {kind}; nothing was written, choose a new folder")
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Write the configuration, marked with the version of this layout."""
@@ -60,7 +60,7 @@ class RunFolder:
             # Creating the file is the claim: of two runs that found the folder empty, one gets it.
             (self.path / CONFIG).touch(exist_ok=False)
         except FileExistsError:
-            raise RunError(f"{self.path} was taken by another run meanwhile; choose a new folder") from None
+            raise RunTakenError(f"{self.path} was taken by another run meanwhile; choose a new folder") from None
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {error.strerror}") from None
         self._write(CONFIG, text.encode())
