@@ -165,8 +165,8 @@ def _row(function: Callable[..., Any], a: list[Any]) -> tuple[list[Any], list[An
         return [*sizes, *addresses, (7, a[7])], [(5, a[5]), (6, a[6])], a[0].dtype
     if getattr(function, "func", None) is np.multiply:
         out, (factor, source) = function.keywords["out"], a  # type: ignore[attr-defined]
-        arrays = isinstance(factor, np.ndarray) and isinstance(source, np.ndarray)
-        same = arrays and out.dtype.kind == "f" and out.dtype == factor.dtype == source.dtype
+        both = isinstance(factor, np.ndarray) and isinstance(source, np.ndarray)
+        same = both and out.dtype.kind == "f" and out.dtype == factor.dtype == source.dtype
         if same and factor.ndim == 0 and source.shape == out.shape and source.flags.c_contiguous:
             sizes = [(None, SCALE), (None, out.size), (None, 0), (None, 0)]
             return [*sizes, *[(None, _address(array)) for array in (factor, source, out)]], [], out.dtype
