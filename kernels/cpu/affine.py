@@ -1,48 +1,301 @@
-"""Affine maps: one matrix product by the BLAS that SciPy ships, and everything else in one pass over its result."""
+"""Affine maps: a matrix product, and everything else while its result is in the cache."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from ..interface import Array
 from .compiling import helper, kernel
 from .philox import random_lanes
+from .product import (
+    CHUNKS_A_THREAD,
+    TALL,
+    WORTH_SHARING,
+    cut,
+    middle,
+    pack,
+    panel_width,
+    part_of,
+    scratch,
+    strip,
+    times,
+)
+from .threads import THREADS, bind, launch, load
+from .updates import step
 
-EPILOGUE_ELEMENTS = 4096
-"""Elements an epilogue handles at a time: their lanes and values stay in the first-level cache."""
+MASK_ELEMENTS = 2048
+"""Elements whose masks are drawn at a time: their random numbers stay in the first-level cache."""
+MOST_ELEMENTS_TO_JOIN = 1 << 16
+"""Of a result whose sums may be cut in two."""
+ROWS_A_GRADIENT = 4 * TALL
+"""Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
+COLUMNS_A_SUM = 64
+ELEMENTS_WORTH_SHARING = 1 << 16
+NO_DROPOUT = 65536
 
 
 @helper
-def _product(a: Array, b: Array, out: Array) -> None:
-    if a.size == 0 or b.size == 0:
-        # BLAS refuses leading dimensions of zero; an empty sum is zero.
-        out[:, :] = 0
+def _add(out: Array, first: int, rows: int, left: int, width: int, other: Array) -> None:
+    """Add the other half of a sum."""
+    for i in range(first, first + rows):
+        row, more = out[i, left : left + width], other[i, left : left + width]
+        for j in range(row.size):
+            row[j] += more[j]
+
+
+@helper
+def _finish(out: Array, first: int, rows: int, left: int, width: int, b: Array, relu: bool, factor: float) -> None:
+    """Bias, and ReLU and a factor if they are wanted."""
+    bias = b[left : left + width]
+    zero = out.dtype.type(0)
+    for i in range(first, first + rows):
+        row = out[i, left : left + width]
+        if relu:
+            for j in range(row.size):
+                v = row[j] + bias[j]
+                row[j] = zero if v <= 0 else v * factor
+        else:
+            for j in range(row.size):
+                row[j] += bias[j]
+
+
+@helper
+def _finish_masked(
+    out: Array, first: int, rows: int, left: int, width: int, b: Array, factor: float, threshold: int, state: Any
+) -> None:
+    """Bias, ReLU, mask and factor. Lane i % 8 of block i // 8 decides about element i of the flattened result."""
+    seed, draw, stream = state
+    bias = b[left : left + width]
+    zero = out.dtype.type(0)
+    # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
+    last = np.uint16(threshold - 1)
+    columns = out.shape[1]
+    blocks = (width + 7) // 8 + (columns % 8 != 0)
+    group = max(1, MASK_ELEMENTS // (8 * blocks))
+    counters = np.empty(group * blocks, np.uint32)
+    words = np.empty(4 * group * blocks, np.uint32)
+    lanes = words.view(np.uint16)
+    for top in range(first, first + rows, group):
+        some = min(group, first + rows - top)
+        for i in range(some):
+            block = ((top + i) * columns + left) // 8
+            of_row = counters[i * blocks : (i + 1) * blocks]
+            for k in range(of_row.size):
+                of_row[k] = np.uint32(block + k)
+        random_lanes(counters[: some * blocks], seed, draw, stream, words)
+        for i in range(some):
+            row = out[top + i, left : left + width]
+            skipped = ((top + i) * columns + left) % 8
+            of_row = lanes[8 * i * blocks + skipped :]
+            for j in range(row.size):
+                v = row[j] + bias[j]
+                active = zero if v <= 0 else v * factor
+                row[j] = active if of_row[j] <= last else zero
+
+
+@helper
+def _finish_block(out: Array, first: int, rows: int, left: int, width: int, b: Array, epilogue: Any) -> None:
+    relu, factor, threshold, state = epilogue
+    if threshold == NO_DROPOUT:
+        _finish(out, first, rows, left, width, b, relu, factor)
     else:
-        np.dot(a, b, out)
+        _finish_masked(out, first, rows, left, width, b, factor, threshold, state)
+
+
+@helper
+def _forward_chunk(x: Array, w: Array, b: Array, epilogue: Any, out: Array, parts: int, chunk: int) -> None:
+    """A panel, or some rows of it, finished while it is in the cache."""
+    panel = panel_width(out)
+    left = chunk // parts * panel
+    width = min(panel, out.shape[1] - left)
+    first, rows = part_of(out.shape[0], chunk % parts, parts, TALL)
+    times(x, first, rows, w, False, left, width, 0, w.shape[0], out)
+    _finish_block(out, first, rows, left, width, b, epilogue)
+
+
+@helper
+def _half_chunk(x: Array, w: Array, out: Array, other: Array, panels: int, parts: int, chunk: int) -> None:
+    """As `_forward_chunk`, but one half of the sum only, and not finished."""
+    panel = panel_width(out)
+    left = chunk // parts % panels * panel
+    width = min(panel, out.shape[1] - left)
+    first, rows = part_of(out.shape[0], chunk % parts, parts, TALL)
+    half = middle(w.shape[0])
+    if chunk < panels * parts:
+        times(x, first, rows, w, False, left, width, 0, half, out)
+    else:
+        times(x, first, rows, w, False, left, width, half, w.shape[0], other)
+
+
+@helper
+def _joining_chunk(out: Array, other: Array, b: Array, epilogue: Any, parts: int, chunk: int) -> None:
+    first, rows = part_of(out.shape[0], chunk, parts, 1)
+    _add(out, first, rows, 0, out.shape[1], other)
+    _finish_block(out, first, rows, 0, out.shape[1], b, epilogue)
+
+
+@helper
+def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
+    """The product is cut by columns and rows; where the sums are much longer than the result is wide, by the sums.
+
+    Then each thread reads only the weights that it updates in the backward pass, and its own half of x: both are in its
+    cache, and what travels between the cores is the small result.
+    """
+    rows, columns = out.shape
+    if rows == 0 or columns == 0:
+        return
+    shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
+    if shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN:
+        panels, parts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2)
+        other = scratch(out.size, out).reshape(out.shape)
+        launch(bind(_half_chunk, (x, w, out, other, panels, parts)), 2 * panels * parts, True)
+        parts = max(1, min(rows, CHUNKS_A_THREAD * threads))
+        launch(bind(_joining_chunk, (out, other, b, epilogue, parts)), parts, True)
+    else:
+        panels, parts = cut(rows, columns, panel_width(out), TALL, threads)
+        launch(bind(_forward_chunk, (x, w, b, epilogue, out, parts)), panels * parts, shared)
+
+
+@helper
+def _dx_chunk(dy: Array, w: Array, dx: Array, parts: int, chunk: int) -> None:
+    panel = panel_width(dx)
+    left = chunk // parts * panel
+    first, rows = part_of(dx.shape[0], chunk % parts, parts, TALL)
+    times(dy, first, rows, w, True, left, min(panel, dx.shape[1] - left), 0, w.shape[1], dx)
+
+
+@helper
+def _dx(dy: Array, w: Array, dx: Array) -> None:
+    rows, columns = dx.shape
+    if rows and columns:
+        panels, parts = cut(rows, columns, panel_width(dx), TALL, load(THREADS))
+        launch(bind(_dx_chunk, (dy, w, dx, parts)), panels * parts, rows * w.size >= WORTH_SHARING)
+
+
+@helper
+def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
+    """Some rows of dW, whole ones: what the update needs of them lies in one piece."""
+    velocity, wanted, penalty, rate, momentum, nesterov = update
+    panel = panel_width(dw)
+    batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
+    top, rows = part_of(inputs, chunk, parts, TALL)
+    direct = columns <= panel
+    packed = scratch(0 if direct else batch * (columns + panel), dw)
+    if not direct:
+        for left in range(0, columns, panel):
+            pack(dy, 0, batch, left, min(panel, columns - left), packed[batch * left :], panel)
+    gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
+    block = np.empty(ROWS_A_GRADIENT * columns if wanted else 0, dw.dtype)
+    for first in range(top, top + rows, ROWS_A_GRADIENT):
+        some = min(ROWS_A_GRADIENT, top + rows - first)
+        for left in range(0, columns, panel):
+            width, place = min(panel, columns - left), first * columns + left
+            if direct:
+                strip(x, first, inputs, False, dy, 0, columns, batch, dw, place, some, width, False)
+            else:
+                strip(x, first, inputs, False, packed, batch * left, panel, batch, dw, place, some, width, False)
+        if wanted:
+            begin, end = first * columns, (first + some) * columns
+            step(weights[begin:end], gradient[begin:end], speed[begin:end], block, penalty, rate, momentum, nesterov)
+
+
+@helper
+def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
+    rows, columns = dw.shape
+    if x.shape[0] == 0:
+        dw[:] = 0
+    if rows and columns:
+        parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * TALL)))
+        launch(bind(_dw_chunk, (x, dy, dw, w, update, parts)), parts, x.size * columns >= WORTH_SHARING)
 
 
 @helper
 def _column_sums(a: Array, out: Array) -> None:
     out[:] = 0
     for i in range(a.shape[0]):
-        for j in range(a.shape[1]):
-            out[j] += a[i, j]
+        row = a[i]
+        for j in range(out.size):
+            out[j] += row[j]
+
+
+@helper
+def _masked_chunk(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool, chunk: int) -> None:
+    """Some columns of ``dz = dy * factor where y > 0``, and their sums."""
+    zero = dy.dtype.type(0)
+    left, right = chunk * COLUMNS_A_SUM, min(dy.shape[1], (chunk + 1) * COLUMNS_A_SUM)
+    sums = db[left:right] if wanted else db
+    if wanted:
+        sums[:] = 0
+    for i in range(dy.shape[0]):
+        above, output, target = dy[i, left:right], y[i, left:right], dz[i, left:right]
+        for j in range(target.size):
+            target[j] = above[j] * factor if output[j] > 0 else zero
+        if wanted:
+            for j in range(sums.size):
+                sums[j] += target[j]
+
+
+@helper
+def _masked(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool) -> None:
+    chunks = (dy.shape[1] + COLUMNS_A_SUM - 1) // COLUMNS_A_SUM
+    launch(bind(_masked_chunk, (dy, y, factor, dz, db, wanted)), chunks, dy.size >= ELEMENTS_WORTH_SHARING)
+
+
+@helper
+def no_update(like: Array) -> Any:
+    """The last arguments of `backward` where nothing is updated."""
+    none = like.dtype.type(0)
+    return like, False, none, none, none, False
+
+
+@helper
+def backward(
+    dy: Array, x: Array, w: Array, dx: Array, dx_wanted: bool, dw: Array, db: Array, update: Any
+) -> None:
+    """`affine_backward` with dw and db, and the update of w as soon as a part of dw is there.
+
+    update: (velocity, whether at all, penalty, rate, momentum, nesterov), see `updates.step`.
+    """
+    if dx_wanted:
+        _dx(dy, w, dx)
+    _dw(x, dy, dw, w, update)
+    _column_sums(dy, db)
+
+
+@helper
+def backward_masked(
+    dy: Array,
+    x: Array,
+    w: Array,
+    y: Array,
+    factor: float,
+    dz: Array,
+    dx: Array,
+    dx_wanted: bool,
+    dw: Array,
+    db: Array,
+    update: Any,
+) -> None:
+    """`affine_relu_dropout_backward` with dw and db, and the update as `backward`."""
+    _masked(dy, y, factor, dz, db, True)
+    if dx_wanted:
+        _dx(dz, w, dx)
+    _dw(x, dz, dw, w, update)
 
 
 @kernel
 def affine(x: Array, w: Array, b: Array, out: Array) -> None:
-    _product(x, w, out)
-    for i in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[i, j] += b[j]
+    _forward(x, w, b, (False, out.dtype.type(1), NO_DROPOUT, (0, 0, 0)), out)
 
 
 @kernel
 def affine_backward(dy: Array, x: Array, w: Array, dx: Array | None, dw: Array | None, db: Array | None) -> None:
     if dx is not None:
-        _product(dy, w.T, dx)
+        _dx(dy, w, dx)
     if dw is not None:
-        _product(x.T, dy, dw)
+        _dw(x, dy, dw, w, no_update(w))
     if db is not None:
         _column_sums(dy, db)
 
@@ -59,31 +312,7 @@ def affine_relu_dropout(
     stream: int,
     out: Array,
 ) -> None:
-    _product(x, w, out)
-    rows, columns = out.shape
-    zero = out.dtype.type(0)
-    factor = out.dtype.type(scale)
-    if threshold == 65536:
-        for i in range(rows):
-            for j in range(columns):
-                v = out[i, j] + b[j]
-                out[i, j] = zero if v <= 0 else v * factor
-        return
-    last = np.uint16(threshold - 1)
-    group = max(1, EPILOGUE_ELEMENTS // max(1, columns))
-    words = np.empty(4 * (group * columns // 8 + 2), np.uint32)
-    lanes = words.view(np.uint16)
-    for top in range(0, rows, group):
-        bottom = min(top + group, rows)
-        first_block = top * columns // 8
-        blocks = (bottom * columns + 7) // 8 - first_block
-        random_lanes(first_block, seed, draw, stream, words[: 4 * blocks])
-        for i in range(top, bottom):
-            row_lanes = lanes[i * columns - 8 * first_block :]
-            for j in range(columns):
-                v = out[i, j] + b[j]
-                active = zero if v <= 0 else v * factor
-                out[i, j] = active if row_lanes[j] <= last else zero
+    _forward(x, w, b, (True, out.dtype.type(scale), threshold, (seed, draw, stream)), out)
 
 
 @kernel
@@ -98,17 +327,11 @@ def affine_relu_dropout_backward(
     dw: Array | None,
     db: Array | None,
 ) -> None:
-    zero = dy.dtype.type(0)
-    factor = dy.dtype.type(scale)
-    if db is not None:
-        db[:] = 0
-    for i in range(dy.shape[0]):
-        for j in range(dy.shape[1]):
-            dz[i, j] = dy[i, j] * factor if y[i, j] > 0 else zero
-        if db is not None:
-            for j in range(dy.shape[1]):
-                db[j] += dz[i, j]
+    if db is None:
+        _masked(dy, y, dy.dtype.type(scale), dz, dz[0], False)
+    else:
+        _masked(dy, y, dy.dtype.type(scale), dz, db, True)
     if dx is not None:
-        _product(dz, w.T, dx)
+        _dx(dz, w, dx)
     if dw is not None:
-        _product(x.T, dz, dw)
+        _dw(x, dz, dw, w, no_update(w))

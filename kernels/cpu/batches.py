@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from ..interface import Array
-from .compiling import kernel
+from .compiling import helper, kernel
+from .product import middle
+from .threads import bind, launch
+
+ROWS = 64
+"""Rows gathered at a time by one thread."""
+ELEMENTS_WORTH_SHARING = 1 << 15
+
+
+@helper
+def _gather_chunk(data: Array, rows: Array, mean: Array, scale: Array, out: Array, groups: int, chunk: int) -> None:
+    number = out.dtype.type
+    half = middle(data.shape[1])
+    left, right = (0, half) if chunk < groups else (half, data.shape[1])
+    first = chunk % groups * ROWS
+    means, scales = mean[left:right], scale[left:right]
+    for i in range(first, min(rows.size, first + ROWS)):
+        source, target = data[rows[i], left:right], out[i, left:right]
+        for j in range(source.size):
+            target[j] = (number(source[j]) - means[j]) * scales[j]
 
 
 @kernel
 def gather(data: Array, rows: Array, mean: Array, scale: Array, out: Array) -> None:
-    number = out.dtype.type
-    for i in range(rows.size):
-        source, target = data[rows[i]], out[i]
-        for j in range(source.size):
-            target[j] = (number(source[j]) - mean[j]) * scale[j]
+    # In halves of the columns: the thread that writes a half reads it in the first layer's product.
+    groups = (rows.size + ROWS - 1) // ROWS
+    job = bind(_gather_chunk, (data, rows, mean, scale, out, groups))
+    launch(job, 2 * groups, out.size >= ELEMENTS_WORTH_SHARING)

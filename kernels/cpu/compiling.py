@@ -29,7 +29,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def helper(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, compiled into each of them."""
-    return njit(inline="never", **_OPTIONS)(function)
+    return njit(inline="never", no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
 def reordering_helper(function: Callable[..., Any]) -> Any:

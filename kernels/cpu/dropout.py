@@ -31,11 +31,14 @@ def dropout(x: Array, threshold: int, scale: float, seed: int, draw: int, stream
     factor = x.dtype.type(scale)
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
     last = np.uint16(threshold - 1)
+    counters = np.empty(BLOCKS, np.uint32)
     words = np.empty(4 * BLOCKS, np.uint32)
     lanes = words.view(np.uint16)
     step = 8 * BLOCKS
     for start in range(0, x.size, step):
-        random_lanes(start // 8, seed, draw, stream, words)
+        for k in range(BLOCKS):
+            counters[k] = np.uint32(start // 8 + k)
+        random_lanes(counters, seed, draw, stream, words)
         source, target = x[start : start + step], out[start : start + step]
         for i in range(source.size):
             target[i] = source[i] * factor if lanes[i] <= last else zero

@@ -35,15 +35,15 @@ def philox(counters: Array, key: Array, out: Array) -> None:
 
 
 @helper
-def random_lanes(first_block: int, seed: int, draw: int, stream: int, words: Array) -> None:
-    """Fill words [4 n] uint32 with n blocks from `first_block` on; seen as uint16 they are the lanes in order.
+def random_lanes(counters: Array, seed: int, draw: int, stream: int, words: Array) -> None:
+    """Fill words [4 n] uint32 with the n blocks of these numbers; seen as uint16 they are the lanes in order.
 
     Flat on purpose: the same loop over an array of shape [n, 4] does not vectorise, and costs four times as much.
     """
     key0, key1 = np.uint32(seed), np.uint32(seed >> 32)
     draw0, draw1, stream0 = np.uint32(draw), np.uint32(draw >> 32), np.uint32(stream)
-    for i in range(words.size // 4):
-        w0, w1, w2, w3 = _block(np.uint32(first_block + i), draw0, draw1, stream0, key0, key1)
+    for i in range(counters.size):
+        w0, w1, w2, w3 = _block(counters[i], draw0, draw1, stream0, key0, key1)
         words[4 * i] = w0
         words[4 * i + 1] = w1
         words[4 * i + 2] = w2

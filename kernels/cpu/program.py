@@ -16,7 +16,14 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .affine import affine, affine_backward, affine_relu_dropout, affine_relu_dropout_backward
+from .affine import (
+    affine,
+    affine_backward,
+    affine_relu_dropout,
+    affine_relu_dropout_backward,
+    backward,
+    backward_masked,
+)
 from .compiling import kernel
 from .softmax import softmax_cross_entropy
 from .updates import sgd
@@ -25,8 +32,9 @@ Call = tuple[Callable[..., Any], list[Any]]
 Place = tuple[Any, Any]
 
 AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, SGD = range(7)
-INTEGERS, NUMBERS = 20, 2
-"""Columns of the two tables: the operation, sizes, whole numbers and addresses; real numbers."""
+UPDATE, INTEGERS, NUMBERS = 12, 16, 2
+"""Columns of the two tables: the operation, sizes, whole numbers and addresses; real numbers. From `UPDATE` on: for a
+gradient of weights, the row of its update (or -1) and the address of its velocity."""
 
 
 def _pointer_type(typing_context: Any, address: Any) -> Any:
@@ -84,19 +92,18 @@ def run(table: Any, numbers: Any, like: Any) -> None:
             else:
                 dw = carray(_pointer(table[r, 8]), (i, o), like.dtype)
                 dx = carray(_pointer(table[r, 9]), (n, i), like.dtype)
-                wanted = table[r, 9] != 0
+                # The update that comes later in the table, done while this gradient is in the cache.
+                s = max(table[r, UPDATE], 0)
+                velocity = carray(_pointer(table[r, UPDATE + 1]), (i, o), like.dtype)
+                number = like.dtype.type
+                rate, momentum, nesterov = number(numbers[s, 0]), number(numbers[s, 1]), table[s, 9] != 0
+                update = (velocity, table[r, UPDATE] >= 0, number(numbers[r, 1]), rate, momentum, nesterov)
                 if code == AFFINE_BACKWARD:
-                    if wanted:
-                        affine_backward(y, x, w, dx, dw, b)
-                    else:
-                        affine_backward(y, x, w, None, dw, b)
+                    backward(y, x, w, dx, table[r, 9] != 0, dw, b, update)
                 else:
                     dy = carray(_pointer(table[r, 10]), (n, o), like.dtype)
                     dz = carray(_pointer(table[r, 11]), (n, o), like.dtype)
-                    if wanted:
-                        affine_relu_dropout_backward(dy, x, w, y, numbers[r, 0], dz, dx, dw, b)
-                    else:
-                        affine_relu_dropout_backward(dy, x, w, y, numbers[r, 0], dz, None, dw, b)
+                    backward_masked(dy, x, w, y, number(numbers[r, 0]), dz, dx, table[r, 9] != 0, dw, b, update)
 
 
 def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
@@ -112,13 +119,15 @@ def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
     def flush() -> None:
         if len(rows) > 1:
             table, numbers = np.zeros((len(rows), INTEGERS), np.int64), np.zeros((len(rows), NUMBERS))
+            table[:, UPDATE] = -1
             for r, (arguments, cells, reals, _) in enumerate(rows):
                 for target, row in ((table, cells), (numbers, reals)):
                     for c, (position, value) in enumerate(row):
                         target[r, c] = value
                         if position is not None:
                             moved[id(arguments), position] = (target, (r, c))
-            joined.append((_keeping(list(pending)), [table, numbers, np.empty(0, rows[0][3])]))
+            kept = [_update_early(table, numbers, r, pending) for r in range(len(rows)) if table[r, 0] == SGD]
+            joined.append((_keeping([*pending, *kept]), [table, numbers, np.empty(0, rows[0][3])]))
         else:
             joined.extend(pending)
         rows.clear()
@@ -138,7 +147,31 @@ def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
     return joined, moved
 
 
-def _keeping(calls: list[Call]) -> Callable[..., None]:
+def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[Any, Any]:
+    """Let gradients that row s uses update their weights as they are computed; the spans and penalties left to row s.
+
+    That is allowed where no row between the two looks at the weights, their gradient or their velocity.
+    """
+    *arrays, spans, l2 = calls[s][1][:5]
+    left = []
+    for k, (start, stop) in enumerate(spans.tolist()):
+        param, grad, velocity = (_address(array) + start * array.itemsize for array in arrays)
+        made = [r for r in range(s) if table[r, 0] in (AFFINE_BACKWARD, FUSED_BACKWARD) and table[r, 8] == grad]
+        r = made[-1] if made else s
+        bytes_ = (stop - start) * arrays[0].itemsize
+        cells = table[r + 1 : s, 4:UPDATE]
+        seen = any(((cells >= first) & (cells < first + bytes_)).any() for first in (param, grad, velocity))
+        if r < s and table[r, 5] == param and table[r, 2] * table[r, 3] == stop - start and not seen:
+            table[r, UPDATE : UPDATE + 2] = s, velocity
+            numbers[r, 1] = l2[k]
+        else:
+            left.append(k)
+    rest = np.ascontiguousarray(spans[left]), np.ascontiguousarray(l2[left])
+    table[s, 2], table[s, 7], table[s, 8] = len(left), _address(rest[0]), _address(rest[1])
+    return rest
+
+
+def _keeping(calls: list[Any]) -> Callable[..., None]:
     """`run`, holding on to the arrays whose addresses it is given."""
     call = functools.partial(run)
     call.calls = calls  # type: ignore[attr-defined]

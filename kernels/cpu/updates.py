@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..interface import NEGLIGIBLE, Array
-from .compiling import kernel, reordering_helper
+from .compiling import helper, kernel, reordering_helper
 
 BLOCK = 1024
 
@@ -20,6 +20,22 @@ def _sum_of_squares(values: Array) -> float:
     for i in range(values.size):
         total += float(values[i]) * float(values[i])
     return total
+
+
+@helper
+def step(
+    p: Array, g: Array, v: Array, update: Array, penalty: float, rate: float, mu: float, nesterov: bool
+) -> None:
+    """The formula of `sgd` for some elements; update: [at least as many] receives what was subtracted."""
+    least, zero = p.dtype.type(NEGLIGIBLE), p.dtype.type(0)
+    for i in range(p.size):
+        d = g[i] + penalty * p[i]
+        if mu != 0:
+            speed = mu * v[i] + d
+            v[i] = zero if abs(speed) <= least else speed
+            d = d + mu * v[i] if nesterov else v[i]
+        update[i] = rate * d
+        p[i] -= update[i]
 
 
 @kernel
@@ -36,7 +52,6 @@ def sgd(
 ) -> None:
     number = param.dtype.type
     rate, mu = number(lr), number(momentum)
-    least, zero = number(NEGLIGIBLE), number(0)
     block = np.empty(BLOCK, param.dtype)
     for k in range(spans.shape[0]):
         penalty = number(l2[k])
@@ -44,20 +59,12 @@ def sgd(
             norms[k, :] = 0
         for start in range(spans[k, 0], spans[k, 1], BLOCK):
             stop = min(start + BLOCK, spans[k, 1])
-            p, grads, v = param[start:stop], grad[start:stop], velocity[start:stop]
-            update = block[: stop - start]
+            p = param[start:stop]
             if norms is not None:
                 norms[k, 0] += _sum_of_squares(p)
-            for i in range(p.size):
-                g = grads[i] + penalty * p[i]
-                if momentum != 0:
-                    speed = mu * v[i] + g
-                    v[i] = zero if abs(speed) <= least else speed
-                    g = g + mu * v[i] if nesterov else v[i]
-                update[i] = rate * g
-                p[i] -= update[i]
+            step(p, grad[start:stop], velocity[start:stop], block, penalty, rate, mu, nesterov)
             if norms is not None:
-                norms[k, 1] += _sum_of_squares(update)
+                norms[k, 1] += _sum_of_squares(block[: stop - start])
 
 
 @kernel
