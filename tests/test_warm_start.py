@@ -12,9 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 import tinygrad_cr.kernels
+from tinygrad_cr import cli, train
+from tinygrad_cr.errors import CacheError, OptionError
+from tinygrad_cr.kernels import Compilation
+
+README = Path(__file__).parents[1] / "README.md"
 
 HELPER = """
 from .compiling import helper
@@ -343,3 +349,104 @@ def test_processes_that_start_cold_at_once_leave_a_warm_cache(installation):
     assert [done.answer for done in map(result, processes)] == [1.0] * 4
     assert installation.ask(*dtypes)[1:4] == (0, 4, 4)
     assert len(installation.files()) == 4
+
+
+# Warming up
+
+
+USE = """
+import sys
+from numba.core.event import install_recorder
+
+with install_recorder("numba:compile") as compiled:
+    from tinygrad_cr import cli
+    for line in sys.argv[1:]:
+        sys.argv = ["tinygrad-cr", *line.split()]
+        try:
+            cli.main()
+        except SystemExit as done:
+            assert not done.code, line
+    {programs}
+print([event.data["dispatcher"].py_func.__name__ for _, event in compiled.buffer])
+"""
+COMMANDS = [
+    "train --epochs 1 --out plain",
+    "train --epochs 1 --out deep --hidden 8,8 --optimizer adam --reg 1e-3 --dropout-mode vanilla",
+    "train --epochs 1 --out shallow --hidden= --optimizer adamw --data rows.npz",
+    "predict --model plain --data digits --out classes.csv",
+]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"TINYGRAD_CR_CACHE": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def warmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a warm cache in it, and what the command that warmed it printed."""
+    folder = tmp_path_factory.mktemp("warmed")
+    return folder, run(folder, "-m", "tinygrad_cr", "warmup")
+
+
+def test_warmup_says_what_it_compiled_and_where_that_lies(warmed):
+    folder, printed = warmed
+    first, last = printed.splitlines()
+    assert first.startswith("float32: ")
+    assert " kernels compiled, 0 loaded, " in first
+    assert Path(last.removeprefix("kept in ")).parent == folder / "cache"
+
+
+def test_a_second_warmup_compiles_nothing_and_says_so(warmed):
+    assert run(warmed[0], "-m", "tinygrad_cr", "warmup").startswith("float32: nothing to compile, ")
+
+
+def test_after_a_warmup_training_and_prediction_compile_nothing(warmed):
+    np.savez(warmed[0] / "rows.npz", x=np.arange(240.0).reshape(60, 4) % 7, y=np.arange(60) % 3)
+    assert run(warmed[0], "-c", USE.format(programs=""), *COMMANDS).splitlines()[-1] == "[]"
+
+
+def test_after_a_warmup_the_programs_of_the_readme_compile_nothing(warmed):
+    programs = (
+        f"import re; text = open({str(README)!r}).read()\n"
+        "    for program in re.findall(r'```python\\n(.*?)```', text, re.DOTALL):\n"
+        "        exec(compile(program, 'README', 'exec'), {})"
+    )
+    assert run(warmed[0], "-c", USE.format(programs=programs)).splitlines()[-1] == "[]"
+
+
+def test_warmup_reaches_every_kernel(warmed):
+    program = (
+        "from tinygrad_cr import train; train.warmup()\n"
+        "from tinygrad_cr.kernels.cpu import compiling\n"
+        "print([kernel.py_func.__name__ for kernel in compiling._kernels if not kernel.signatures])"
+    )
+    assert run(warmed[0], "-c", program) == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_warmup_for_both_dtypes_covers_networks_of_float64(warmed):
+    run(warmed[0], "-m", "tinygrad_cr", "warmup", "--dtype", "both")
+    programs = """
+    from tinygrad_cr import data, nn, train
+    parts = data.split(data.load("digits"), seed=0)
+    model = nn.MLP([64, 8, 10], dropout=0.5, generator=0, dtype="float64")
+    trainer = train.Trainer(model, epochs=2, reg=1e-3)
+    trainer.fit(parts.train, parts.validation)
+    train.predict_proba(model, parts.test.x, trainer.standardizer)"""
+    assert run(warmed[0], "-c", USE.format(programs=programs)).splitlines()[-1] == "[]"
+
+
+def test_warmup_where_nothing_can_be_kept_is_an_error(monkeypatch):
+    monkeypatch.setattr(cli, "compile_all", lambda dtypes: Compilation(compiled=3, loaded=0, kept=0, folders=()))
+    with pytest.raises(CacheError, match="TINYGRAD_CR_CACHE"):
+        cli.warmup("float32")
+
+
+def test_warmup_wants_a_dtype_of_networks():
+    with pytest.raises(OptionError, match="float16"):
+        train.warmup(["float16"])
