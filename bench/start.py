@@ -77,7 +77,8 @@ def seconds(program: str, folder: str) -> float:
     Raises:
         CalledProcessError: the program failed; the exception holds what it printed.
     """
-    places = dict.fromkeys(("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR"), folder)
+    caches = ("TINYGRAD_CR_CACHE", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "JAX_COMPILATION_CACHE_DIR")
+    places = dict.fromkeys(caches, folder)
     places |= {"XDG_CACHE_HOME": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     begin = time.perf_counter()
     subprocess.run(python(program), check=True, env=os.environ | places, cwd=folder, capture_output=True, text=True)

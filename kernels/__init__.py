@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import importlib
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy
 
 from .interface import BACKWARD, KERNELS, Array, Kernels
 
-__all__ = ["BACKWARD", "KERNELS", "Array", "BackendError", "Kernels", "available", "backend", "fuse"]
+__all__ = [
+    "BACKWARD",
+    "KERNELS",
+    "Array",
+    "BackendError",
+    "Compilation",
+    "Kernels",
+    "available",
+    "backend",
+    "compilation",
+    "fuse",
+]
 
 _FAMILIES = {
     "reference": {},
@@ -39,6 +50,22 @@ _FAMILIES = {
 
 class BackendError(RuntimeError):
     """A backend that nobody knows or that this machine cannot run."""
+
+
+class Compilation(NamedTuple):
+    """What this process did to have its kernels compiled: a kernel counts once for each signature it was called with.
+
+    Attributes:
+        compiled: were compiled here.
+        loaded: came from disk instead.
+        kept: so many of both are on disk now.
+        folders: where those lie.
+    """
+
+    compiled: int
+    loaded: int
+    kept: int
+    folders: tuple[str, ...]
 
 
 class _Backend:
@@ -88,6 +115,17 @@ def fuse(calls: list[Any]) -> tuple[list[Any], dict[tuple[int, int], Any]]:
         return list(calls), {}
     joined, moved = importlib.import_module(".cpu.program", __name__).fuse(calls)
     return joined, moved
+
+
+def compilation() -> Compilation:
+    """The kernels of the CPU backend that this process has called so far, compiled or loaded from disk.
+
+    >>> kernels = backend("cpu")
+    >>> kernels.relu(numpy.array([-1.0]), numpy.empty(1))
+    >>> compilation().compiled + compilation().loaded > 0
+    True
+    """
+    return Compilation(*importlib.import_module(".cpu.compiling", __name__).statistics())
 
 
 def available() -> tuple[str, ...]:

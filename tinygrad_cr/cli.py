@@ -1,10 +1,11 @@
-"""The command line: `tinygrad-cr train`, `predict` and `gradcheck`."""
+"""The command line: `tinygrad-cr train`, `predict`, `gradcheck` and `warmup`."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
+import time
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
@@ -17,14 +18,16 @@ from rich.table import Table
 
 from tinygrad_cr.data import Label, Split, load, split
 from tinygrad_cr.data.standardize import MODES
-from tinygrad_cr.errors import DataError, OptionError, RunError, RunTakenError, TinygradError
+from tinygrad_cr.errors import CacheError, DataError, OptionError, RunError, RunTakenError, TinygradError, unknown_name
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.nn.init import INITS
 from tinygrad_cr.op_table import check_all
 from tinygrad_cr.operands import DROPOUT_MODES
 from tinygrad_cr.optim import OPTIMIZERS
 from tinygrad_cr.random import Generator
+from tinygrad_cr.tensor import FLOATS
 from tinygrad_cr.train import History, Trainer, evaluate, load_run, predict_proba
+from tinygrad_cr.train import warmup as compile_all
 from tinygrad_cr.train.progress import default_reporter
 from tinygrad_cr.train.run import next_run_path, write_atomically
 
@@ -181,6 +184,30 @@ def gradcheck(
         console.print("\n".join(failures), markup=False)
         raise typer.Exit(1)
     console.print(f"{table.row_count} cases, all gradients agree with finite differences")
+
+
+@app.command()
+def warmup(
+    dtype: Annotated[str, typer.Option(help="Of the networks to come: float32, float64 or both.")] = "float32",
+) -> None:
+    """Compile every kernel now and keep the result, so that later processes start fast."""
+    dtypes = [str(known) for known in FLOATS]
+    if dtype not in [*dtypes, "both"]:
+        raise unknown_name("dtype", dtype, [*dtypes, "both"])
+    folders: set[str] = set()
+    for each in dtypes if dtype == "both" else [dtype]:
+        begin = time.perf_counter()
+        done = compile_all([each])
+        seconds = time.perf_counter() - begin
+        what = f"{done.compiled} kernels compiled" if done.compiled else "nothing to compile"
+        print(f"{each}: {what}, {done.loaded} loaded, {seconds:.1f} s")
+        if done.kept < done.compiled + done.loaded:
+            raise CacheError(
+                "the compiled kernels could not all be kept: no cache folder can be written, or its disk is full; "
+                "set TINYGRAD_CR_CACHE to a folder that can"
+            )
+        folders.update(done.folders)
+    print(f"kept in {', '.join(sorted(folders))}")
 
 
 def _fit_in_new_folder(trainer: Trainer, parts: Split, out: Path | None, name: str) -> History:

@@ -66,6 +66,10 @@ class RunTakenError(RunError):
     """A run folder that another run, or somebody's files, came to first. Nothing was written."""
 
 
+class CacheError(TinygradError, OSError):
+    """Compiled kernels that could be kept nowhere. They work, but every process compiles them anew."""
+
+
 class DownloadError(TinygradError, OSError):
     """A data set that could not be fetched, or whose bytes are not the expected ones."""
 
