@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr import tape
 from tinygrad_cr.errors import CaptureError
 from tinygrad_cr.kernels import KERNELS, Array, Kernels, backend, fuse
 from tinygrad_cr.tape import Leaf, mode
@@ -259,11 +260,11 @@ def _watched(program: Program) -> Iterator[None]:
         for kernel in KERNELS:
             setattr(kernels, kernel, _recorded_kernel(own[kernel], program))
         kernels.xp = _RecordedLibrary(own["xp"], program)
-    mode.program = program
+    mode.program, tape.capturing = program, True
     try:
         yield
     finally:
-        mode.program = None
+        mode.program, tape.capturing = None, False
         for kernels, own in doors:
             vars(kernels).update(own)
 
