@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr import tape
 from tinygrad_cr.errors import DataError, DeviceError, DTypeError, OptionError, ShapeError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.random import Generator, keep_probability, keep_threshold
@@ -20,6 +21,7 @@ from tinygrad_cr.tape import ask, mode, watch
 from tinygrad_cr.tensor import FLOATS, Axes, Tensor, record, wrap
 
 DROPOUT_MODES = ("inverted", "vanilla")
+INT64 = np.dtype(np.int64)
 KEEP_ALL = 65536
 """The dropout threshold that keeps every element: no mask is drawn."""
 
@@ -163,7 +165,7 @@ def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
     """The seed, draw and stream of one new mask."""
     if not isinstance(generator, Generator):
         raise OptionError("dropout in training needs randomness: pass generator=Generator(seed), or training=False")
-    if generator.capture is not None and generator.capture is mode.program:
+    if not tape.capturing or (generator.capture is not None and generator.capture is mode.program):
         return generator.seed, generator.next_draw(), generator.stream
     watch(generator, "seed", "stream")
     return generator.seed, ask(generator.next_draw), generator.stream
@@ -172,7 +174,7 @@ def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
 def label_array(labels: Any, xp: Any) -> Array:
     """Labels as contiguous int64, which kernels take."""
     y = labels.data if isinstance(labels, Tensor) else xp.asarray(labels)
-    if y.dtype == np.int64 and y.flags.c_contiguous:
+    if y.dtype == INT64 and y.flags.c_contiguous:
         return y
     if y.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")

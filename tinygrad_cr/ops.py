@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr import tape
 from tinygrad_cr import tensor as _tensor
 from tinygrad_cr.errors import DTypeError, IndexingError, OptionError, ShapeError
 from tinygrad_cr.kernels import Array
@@ -690,21 +691,23 @@ def cross_entropy(logits: Any, labels: Any, weights: Any = None) -> Tensor:
     >>> round(cross_entropy(Tensor([[0.0, 0.0]]), [1]).item(), 4)
     0.6931
     """
-    logits, xp = one("cross_entropy", logits, floats=True)
+    logits, xp = one("cross_entropy", logits, True)
     y = label_array(labels, xp)
-    if logits.ndim != 2 or y.shape != logits.shape[:1] or not logits.size:
+    z = xp.ascontiguousarray(logits.data)
+    shape, dtype = z.shape, z.dtype
+    if len(shape) != 2 or y.shape != shape[:1] or not z.size:
         raise ShapeError(
             f"cross_entropy wants logits [n, c] and labels [n] with n, c > 0, got {logits.shape} and {y.shape}"
         )
     w = None if weights is None else sample_weights(weights, logits, xp)
-    z = xp.ascontiguousarray(logits.data)
-    dlogits = xp.empty(z.shape, z.dtype)
-    loss = xp.empty(1, z.dtype)
-    logits.backend.softmax_cross_entropy(z, y, w, loss, dlogits)
+    dlogits = xp.empty(shape, dtype)
+    loss = xp.empty((), dtype)
+    logits.backend.softmax_cross_entropy(z, y, w, loss.reshape(1), dlogits)
     # The kernel makes the loss NaN for a label out of range: looking closer only then costs a good step nothing.
-    if loss[0] != loss[0]:
-        check_labels(y, z.shape[1])
-    return record(loss.reshape(()), (logits,), lambda g: (xp.multiply(g, dlogits),))
+    value = loss.item()
+    if value != value:
+        check_labels(y, shape[1])
+    return record(loss, (logits,), lambda g: (_times(g, dlogits, xp),))
 
 
 def mse(prediction: Any, target: Any) -> Tensor:
@@ -729,8 +732,8 @@ def mse(prediction: Any, target: Any) -> Tensor:
         prediction,
         target,
         loss.reshape(()),
-        lambda g: xp.multiply(g, slope),
-        lambda g: xp.negative(xp.multiply(g, slope)),
+        lambda g: _times(g, slope, xp),
+        lambda g: xp.negative(_times(g, slope, xp)),
     )
 
 
@@ -748,15 +751,14 @@ def affine(x: Any, w: Any, b: Any) -> Tensor:
     """
     x, w, b, rows = affine_operands("affine", x, w, b)
     k, wd = x.backend, w.data
-    xp = k.xp
-    y = xp.empty((len(rows), wd.shape[1]), wd.dtype)
+    xp, dtype, shape = k.xp, wd.dtype, (len(rows), wd.shape[1])
+    y = xp.empty(shape, dtype)
     k.affine(rows, wd, b.data, y)
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        dy = _like(g, y, xp)
-        dx = xp.empty_like(rows) if x.requires_grad else None
+        dx = xp.empty(rows.shape, dtype) if x.requires_grad else None
         dw, db = destination(w, w.requires_grad), destination(b, b.requires_grad)
-        k.affine_backward(dy, rows, wd, dx, dw, db)
+        k.affine_backward(_like(g, shape, xp), rows, wd, dx, dw, db)
         return _unrows(dx, x), dw, db
 
     return record(_rowless(y, x), (x, w, b), vjp)
@@ -825,15 +827,15 @@ def affine_relu_dropout(
     if threshold != KEEP_ALL:
         seed, draw, stream = claim_draw(generator)
     k, wd = x.backend, w.data
-    xp = k.xp
-    y = xp.empty((len(rows), wd.shape[1]), wd.dtype)
+    xp, dtype, shape = k.xp, wd.dtype, (len(rows), wd.shape[1])
+    y = xp.empty(shape, dtype)
     k.affine_relu_dropout(rows, wd, b.data, threshold, scale, seed, draw, stream, y)
 
     def vjp(g: Array) -> tuple[Array | None, ...]:
-        dy = _like(g, y, xp)
-        dx = xp.empty_like(rows) if x.requires_grad else None
+        dy, dz = _like(g, shape, xp), xp.empty(shape, dtype)
+        dx = xp.empty(rows.shape, dtype) if x.requires_grad else None
         dw, db = destination(w, w.requires_grad), destination(b, b.requires_grad)
-        k.affine_relu_dropout_backward(dy, rows, wd, y, scale, xp.empty_like(y), dx, dw, db)
+        k.affine_relu_dropout_backward(dy, rows, wd, y, scale, dz, dx, dw, db)
         return _unrows(dx, x), dw, db
 
     return record(_rowless(y, x), (x, w, b), vjp)
@@ -856,9 +858,14 @@ def _elementwise(a: Tensor, b: Tensor, y: Array, da: Callable[[Array], Array], d
     )
 
 
-def _like(g: Array, y: Array, xp: Any) -> Array:
-    """g, contiguous and in the shape of y: what a kernel takes."""
-    return g if g.flags.c_contiguous and g.shape == y.shape else xp.ascontiguousarray(g).reshape(y.shape)
+def _times(g: Array, derivative: Array, xp: Any) -> Array:
+    """g, the gradient of a loss, times the derivative of that loss; where g is 1, as at the root of a graph, a view."""
+    return derivative[:] if not tape.capturing and g.item() == 1 else xp.multiply(g, derivative)
+
+
+def _like(g: Array, shape: tuple[int, ...], xp: Any) -> Array:
+    """g, contiguous and in the shape of the result: what a kernel takes."""
+    return g if g.flags.c_contiguous and g.shape == shape else xp.ascontiguousarray(g).reshape(shape)
 
 
 def _rowless(y: Array, x: Tensor) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr import tape
 from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module, Parameter
@@ -36,7 +37,6 @@ class Optimizer:
         self.steps = 0
         self._weights = np.array([float(p.regularized) for p in self.flat.parameters])
         self._penalised, self._penalty, self._l2 = self._weights, 0.0, 0.0 * self._weights
-        self._everything = list(range(len(self.flat.parameters)))
         for name in self.buffers:
             setattr(self, name, self.flat.zeros(self.flat.values.size, self.flat.values.dtype))
 
@@ -57,6 +57,9 @@ class Optimizer:
         """Forget all gradients."""
         for parameter in self.flat.parameters:
             parameter.grad = None
+
+    def _rate(self) -> float:
+        return self._lr
 
     def _count(self) -> int:
         self.steps += 1
@@ -81,25 +84,30 @@ class Optimizer:
                 "the model's parameters moved to other memory since the optimizer was made "
                 "(by .to(), by packing into another module, or by assigning .data); make the optimizer afterwards"
             )
-        for parameter in flat.parameters:
-            if parameter.grad is not parameter.grad_view and parameter.grad is not None:
-                _take_over(parameter)
-        chosen = [i for i, p in enumerate(flat.parameters) if p.grad is not None and p.requires_grad]
+        chosen: list[int] | None = None
         spans, weights = flat.spans, self._weights
-        if chosen != self._everything:
-            spans, weights = flat.spans[chosen], weights[chosen]
-        out = np.zeros((len(chosen), 2)) if norms else None
-        watch(self, "weight_decay")
-        count = ask(self._count)
-        if weights is not self._penalised or self.weight_decay + reg != self._penalty:
-            self._penalised, self._penalty = weights, self.weight_decay + reg
-            self._l2 = self._penalty * weights
-        self._update(count, spans, self._l2, weights, out)
-        if out is not None and chosen != self._everything:
+        if not flat.complete():
+            chosen = self._choose()
+            spans, weights = spans[chosen], weights[chosen]
+        out = np.zeros((len(spans), 2)) if norms else None
+        if tape.capturing:
+            watch(self, "weight_decay")
+        penalty = self.weight_decay + reg
+        if weights is not self._penalised or penalty != self._penalty:
+            self._penalised, self._penalty, self._l2 = weights, penalty, penalty * weights
+        self._update(ask(self._count), spans, self._l2, weights, out)
+        if out is not None and chosen is not None:
             everything = np.array([[np.sum(np.square(p.data, dtype=np.float64)), 0.0] for p in flat.parameters])
             everything[chosen] = out
             return everything
         return out
+
+    def _choose(self) -> list[int]:
+        """The places of the parameters that have a gradient, which then lies where the kernels read it."""
+        for parameter in self.flat.parameters:
+            if parameter.grad is not parameter.grad_view and parameter.grad is not None:
+                _take_over(parameter)
+        return [i for i, p in enumerate(self.flat.parameters) if p.grad is not None and p.requires_grad]
 
     def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
         raise TypeError(f"{type(self).__name__} defines no update")
@@ -166,14 +174,15 @@ class SGD(Optimizer):
 
     def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
         flat = self.flat
-        watch(self, "momentum", "nesterov")
+        if tape.capturing:
+            watch(self, "momentum", "nesterov")
         flat.backend.sgd(
             flat.values,
             flat.gradients,
             self.velocity,
             spans,
             l2,
-            ask(lambda: self.lr),
+            ask(self._rate),
             self.momentum,
             self.nesterov,
             norms,
@@ -231,7 +240,7 @@ class Adam(Optimizer):
             spans,
             l2,
             decay,
-            ask(lambda: self.lr),
+            ask(self._rate),
             *self.betas,
             self.eps,
             count,

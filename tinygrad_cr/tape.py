@@ -8,9 +8,9 @@ Nodes point to their parents only, so a graph has no cycles and goes with its la
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
 from tinygrad_cr.kernels import Array, Kernels
@@ -53,12 +53,13 @@ class Capture(Protocol):
         """Refuse an array that no replay would compute again."""
 
 
+@final
 class Node:
     """One recorded operation."""
 
     __slots__ = ("parents", "vjp")
 
-    def __init__(self, parents: tuple[Node | Leaf | None, ...], vjp: Vjp) -> None:
+    def __init__(self, parents: Sequence[Node | Leaf | None], vjp: Vjp) -> None:
         self.parents = parents
         self.vjp: Vjp | None = vjp
 
@@ -72,6 +73,9 @@ class _Mode(threading.local):
 
 mode = _Mode()
 """Of this thread: whether operations are recorded on the tape, and the program that captures them, if any."""
+
+capturing = False
+"""Whether any thread captures at the moment. The hot path asks this before `mode`, which takes five times as long."""
 
 
 class no_grad(ContextDecorator):
@@ -93,13 +97,13 @@ class no_grad(ContextDecorator):
 
 def watch(thing: Any, *names: str) -> None:
     """Tell a program that is being captured, if any, that its calls depend on these attributes."""
-    if mode.program is not None:
+    if capturing and mode.program is not None:
         mode.program.watch(thing, *names)
 
 
 def ask(read: Callable[[], Any]) -> Any:
     """A number that may change between replays: read now and, if a program is being captured, before each replay."""
-    return read() if mode.program is None else mode.program.ask(read)
+    return mode.program.ask(read) if capturing and mode.program is not None else read()
 
 
 def refuse(what: str) -> None:
@@ -119,34 +123,38 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
     if not isinstance(root, Node):
         accumulate(root, seed, owned=False)
         return
-    order = list(_children_first(root))
-    if any(node.vjp is None for node in order):
-        raise GraphError(
-            "this graph was already walked back and freed; call backward(retain_graph=True) the first time, "
-            "or compute the result again"
-        )
+    order = _children_first(root)
+    for node in order:
+        if node.vjp is None:
+            raise GraphError(
+                "this graph was already walked back and freed; call backward(retain_graph=True) the first time, "
+                "or compute the result again"
+            )
     grads: dict[Node, Array] = {root: seed}
     owned: set[Node] = set()
     for node in order:
-        g = grads.pop(node, None)
+        g, parents = grads.pop(node, None), node.parents
         if g is not None and node.vjp is not None:
             contributions = node.vjp(g)
-            if len(contributions) != len(node.parents):
+            if len(contributions) != len(parents):
                 raise GraphError(
-                    f"the rule of an operation with {len(node.parents)} operands returned {len(contributions)} "
+                    f"the rule of an operation with {len(parents)} operands returned {len(contributions)} "
                     "gradients; it returns one for each, or None"
                 )
-            for parent, d in zip(node.parents, contributions, strict=True):
+            for i, parent in enumerate(parents):
+                d = contributions[i]
                 if parent is None or d is None:
                     continue
-                if mode.program is not None:
+                if capturing and mode.program is not None:
                     mode.program.check(d, "a gradient")
+                if type(parent) is not Node:
+                    if d is not parent.grad or d is not parent.grad_view:  # else its rule wrote it to `destination`
+                        accumulate(parent, d if d.ndim else xp.asarray(d), d is not g and d.base is None)
+                    continue
                 if d.ndim == 0:
                     d = xp.asarray(d)
                 fresh = d is not g and d.base is None
-                if not isinstance(parent, Node):
-                    accumulate(parent, d, fresh)
-                elif parent not in grads:
+                if parent not in grads:
                     grads[parent] = d
                     if fresh:
                         owned.add(parent)
@@ -161,13 +169,11 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
 
 def accumulate(leaf: Leaf, g: Array, owned: bool) -> None:
     """Add g to ``leaf.grad``; the first gradient is taken over without a copy if nobody else can hold it."""
-    if g is leaf.grad_view and g is leaf.grad:
-        return  # a rule that asked `destination` wrote it there
     if g.shape != leaf.data.shape:
         raise ShapeError(f"a gradient of shape {g.shape} arrived at a tensor of shape {leaf.data.shape}")
     if g.dtype != leaf.data.dtype:
         raise DTypeError(f"a gradient of {g.dtype} arrived at a tensor of {leaf.data.dtype}; the rule converts it")
-    if mode.program is not None:
+    if capturing and mode.program is not None:
         mode.program.touch(leaf)
     if leaf.grad is None:
         if leaf.grad_view is not None:
@@ -187,16 +193,33 @@ def destination(leaf: Leaf, wanted: bool) -> Array | None:
     """
     if not wanted:
         return None
-    if mode.program is not None:
+    if capturing and mode.program is not None:
         mode.program.touch(leaf)
-    if leaf.grad is None and leaf.grad_view is not None:
-        leaf.grad = leaf.grad_view
-        return leaf.grad
+    view = leaf.grad_view
+    if view is not None and leaf.grad is None:
+        leaf.grad = view
+        return view
     return leaf.backend.xp.empty_like(leaf.data)
 
 
-def _children_first(root: Node) -> Iterator[Node]:
+def _children_first(root: Node) -> list[Node]:
     """All nodes under root, each after every node that uses it. No recursion: graphs may be very deep."""
+    order: list[Node] = []
+    node: Node | None = root
+    while node is not None:
+        below = None
+        for parent in node.parents:
+            if type(parent) is Node:
+                if below is not None:
+                    return order + _branches_first(node)
+                below = parent
+        order.append(node)
+        node = below
+    return order  # a chain, as most networks are: counting uses would take three times as long
+
+
+def _branches_first(root: Node) -> list[Node]:
+    """`_children_first` of any graph: a node is ready when all that use it were."""
     uses: dict[Node, int] = {root: 0}
     stack = [root]
     while stack:
@@ -207,12 +230,14 @@ def _children_first(root: Node) -> Iterator[Node]:
                 else:
                     uses[parent] = 1
                     stack.append(parent)
+    order: list[Node] = []
     ready = [root]
     while ready:
         node = ready.pop()
-        yield node
+        order.append(node)
         for parent in node.parents:
             if type(parent) is Node:
                 uses[parent] -= 1
                 if not uses[parent]:
                     ready.append(parent)
+    return order

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tinygrad_cr import ops
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+CPU = backend("cpu")
 Axes = int | tuple[int, ...] | None
 
 
@@ -44,7 +45,7 @@ class Tensor:
 
     def __init__(self, data: Any, *, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> None:
         if device is None:
-            self.backend: Kernels = data.backend if isinstance(data, Tensor) else backend("cpu")
+            self.backend: Kernels = data.backend if isinstance(data, Tensor) else CPU
         else:
             self.backend = find_backend(device)
         self.data: Array = _as_array(data, dtype, self.backend.xp)
@@ -111,12 +112,12 @@ class Tensor:
             )
         xp = self.backend.xp
         if gradient is None:
-            if self.size != 1:
+            if self.data.size != 1:
                 raise ShapeError(
                     f"backward without a gradient wants a scalar, this tensor has shape {self.shape}; "
                     "reduce it with .sum() or .mean(), or pass a gradient of that shape"
                 )
-            seed = xp.empty_like(self.data)
+            seed = xp.empty(self.data.shape, self.data.dtype)
             seed.fill(1)
         else:
             seed = Tensor(gradient, dtype=self.dtype, device=self.device).data
@@ -347,15 +348,14 @@ def record(data: Array, parents: tuple[Tensor, ...], vjp: tape.Vjp) -> Tensor:
     """
     kernels = parents[0].backend
     out = wrap(data if data.ndim else kernels.xp.asarray(data), kernels)
-    if tape.mode.program is not None:
+    if tape.capturing and tape.mode.program is not None:
         for parent in parents:
             tape.mode.program.admit(parent.data)
         tape.mode.program.check(out.data, "the result of an operation")
     if tape.mode.recording:
         for parent in parents:
             if parent.requires_grad:
-                edges = [(p.node or p) if p.requires_grad else None for p in parents]
-                out.node = tape.Node(tuple(edges), vjp)
+                out.node = tape.Node([(p.node or p) if p.requires_grad else None for p in parents], vjp)
                 out.requires_grad = True
                 break
     return out
@@ -386,7 +386,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _as_array(data: Any, dtype: Any, xp: Any) -> Array:
-    if dtype is None and type(data) is np.ndarray and data.dtype in FLOATS and data.dtype.isnative:
+    if dtype is None and type(data) is np.ndarray and data.dtype in FLOATS:
         return data
     if isinstance(data, Tensor):
         data = data.data

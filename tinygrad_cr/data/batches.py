@@ -77,16 +77,19 @@ class Batches:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-        gather, rows = backend("cpu").gather, np.arange(len(self.dataset))
-        order = self.generator.permutation(len(rows)) if self.shuffle else rows
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
+        gather, data, labels, mean, scale = backend("cpu").gather, self.dataset.x, self._labels, self._mean, self._scale
+        narrowed = self._gathered is not self._x
+        n, size = len(data), self.batch_size
+        order = self.generator.permutation(n) if self.shuffle else np.arange(n)
+        for start in range(0, n, size):
+            chosen = order[start : start + size]
             x, gathered, y = self._views(len(chosen))
-            gather(self.dataset.x, chosen, self._mean, self._scale, gathered)
-            if self._gathered is not self._x:
+            gather(data, chosen, mean, scale, gathered)
+            if narrowed:
                 x[...] = gathered
-            # mode="clip" only because NumPy buffers the output otherwise; no row is out of range.
-            np.take(self._labels, chosen, out=y, mode="clip")
+            # mode="clip" only because NumPy buffers the output otherwise; no row is out of range. The method: np.take
+            # itself costs more than what it does.
+            labels.take(chosen, out=y, mode="clip")
             yield x, y
 
 

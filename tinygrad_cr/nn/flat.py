@@ -78,4 +78,14 @@ class FlatParameters:
 
     def intact(self) -> bool:
         """Whether every parameter still lives in this buffer."""
-        return all(parameter.data is view for parameter, view in self._pairs)
+        for parameter, view in self._pairs:  # noqa: SIM110 - the hot path: a generator costs as much as the checks
+            if parameter.data is not view:
+                return False
+        return True
+
+    def complete(self) -> bool:
+        """Whether every parameter is trained and has its gradient in the buffer of gradients."""
+        for parameter in self.parameters:
+            if parameter.grad is None or parameter.grad is not parameter.grad_view or not parameter.requires_grad:
+                return False
+        return True

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cr import ops
+from tinygrad_cr import ops, tape
 from tinygrad_cr.nn.init import standard_deviation
 from tinygrad_cr.nn.module import Module
 from tinygrad_cr.nn.parameter import Parameter
@@ -49,9 +49,13 @@ class Affine(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., inputs] -> [..., outputs]."""
+        if tape.capturing:
+            self._watch_parameters()
+        return ops.affine(x, self.weight, self.bias)
+
+    def _watch_parameters(self) -> None:
         watch(self.weight, "data")
         watch(self.bias, "data")
-        return ops.affine(x, self.weight, self.bias)
 
 
 class ReLU(Module):
@@ -126,9 +130,9 @@ class AffineReLUDropout(Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., inputs] -> [..., outputs]."""
-        watch(self.weight, "data")
-        watch(self.bias, "data")
-        watch(self, "dropout", "mode", "generator")
+        if tape.capturing:
+            self._watch_parameters()
+            watch(self, "dropout", "mode", "generator")
         return ops.affine_relu_dropout(
             x,
             self.weight,

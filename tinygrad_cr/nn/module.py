@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr import tape
 from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn.flat import FlatParameters
@@ -41,7 +42,8 @@ class Module:
         raise TypeError(f"{type(self).__name__} defines no forward()")
 
     def __call__(self, x: Any) -> Tensor:
-        watch(self, "training")
+        if tape.capturing:
+            watch(self, "training")
         return self.forward(x if isinstance(x, Tensor) else Tensor(x))
 
     def children(self) -> Iterator[tuple[str, Module | Parameter]]:
