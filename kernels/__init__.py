@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy
 
-from .interface import BACKWARD, KERNELS, Array, Kernels
+from .interface import BACKWARD, KERNELS, Array, BackendError, Kernels
 
 __all__ = [
     "BACKWARD",
@@ -25,6 +25,8 @@ __all__ = [
     "backend",
     "compilation",
     "fuse",
+    "num_threads",
+    "set_num_threads",
 ]
 
 _FAMILIES = {
@@ -46,10 +48,6 @@ _FAMILIES = {
     },
 }
 """For each backend, the module that holds its own version of a kernel."""
-
-
-class BackendError(RuntimeError):
-    """A backend that nobody knows or that this machine cannot run."""
 
 
 class Compilation(NamedTuple):
@@ -126,6 +124,31 @@ def compilation() -> Compilation:
     True
     """
     return Compilation(*importlib.import_module(".cpu.compiling", __name__).statistics())
+
+
+def num_threads() -> int:
+    """How many threads the CPU backend computes with, the caller's included.
+
+    Raises:
+        BackendError: TINYGRAD_CR_NUM_THREADS holds something else than a number of threads that this machine has.
+
+    >>> num_threads() >= 1
+    True
+    """
+    threads = importlib.import_module(".cpu.threads", __name__)
+    return int(threads.pool.board[threads.THREADS])
+
+
+def set_num_threads(threads: int) -> None:
+    """Compute with so many threads from now on.
+
+    Raises:
+        BackendError: fewer than 1, or more than the cores this process may use.
+
+    >>> set_num_threads(num_threads())
+    """
+    module = importlib.import_module(".cpu.threads", __name__)
+    module.pool.resize(module.checked(threads, "the number of threads"))
 
 
 def available() -> tuple[str, ...]:

@@ -33,6 +33,10 @@ NEGLIGIBLE = 1e-30
 """A velocity smaller than this becomes 0: it would shrink into denormal numbers, which are a hundred times slower."""
 
 
+class BackendError(RuntimeError):
+    """A backend that nobody knows, that this machine cannot run, or that is set up wrongly."""
+
+
 class Kernels(Protocol):
     """A backend: its array library `xp` and one function for each method below."""
 

@@ -18,7 +18,7 @@ import tinygrad_cr.kernels
 LAYERS: list[set[str]] = [
     {"kernels", "errors"},
     {"options"},
-    {"tape"},
+    {"tape", "threads"},
     {"random"},
     {"tensor"},
     {"operands"},

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tinygrad_cr
 from calls import evaluate_case, small_network, weights_for
-from tinygrad_cr import Tensor, ops, optim
+from tinygrad_cr import Tensor, data, nn, ops, optim
 from tinygrad_cr.op_table import CASES, Case
 
 torch = pytest.importorskip("torch")
@@ -67,6 +68,68 @@ def test_ten_steps_of_an_optimizer_equal_those_of_torch(name: str, dtype: str) -
         peer_optimizer.step()
     for key, found in model.state_dict().items():
         close(found, peers[key].detach().numpy(), dtype)
+
+
+WIDTHS, BATCH = (64, 100, 10), 32
+
+
+def digits(steps: int) -> tuple[Any, Any, Any]:
+    """Standardised digits, their labels, and the rows of each minibatch."""
+    dataset = data.load("digits")
+    x = data.Standardizer("per-feature").fit(dataset.x).transform(dataset.x)
+    return x, dataset.y, np.random.default_rng(5).integers(0, len(x), (steps, BATCH))
+
+
+def our_curve(steps: int, dropout: float, seed: int, compiled: bool) -> Any:
+    """The loss of each step of SGD with momentum."""
+    x, y, rows = digits(steps)
+    model = nn.MLP(WIDTHS, dropout=dropout, generator=seed)
+    model.load_state_dict(nn.MLP(WIDTHS, generator=0).state_dict())
+    optimizer = optim.SGD(model, lr=0.02, momentum=0.9)
+
+    def step(x: Tensor, y: Any) -> Tensor:
+        optimizer.zero_grad()
+        loss = ops.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = tinygrad_cr.compile(step) if compiled else step
+    return np.array([run(Tensor(x[batch]), y[batch]).item() for batch in rows])
+
+
+def peer_curve(steps: int, dropout: float, seed: int) -> Any:
+    """The same with PyTorch, from the same initial weights on the same minibatches."""
+    x, y, rows = digits(steps)
+    torch.manual_seed(seed)
+    state = nn.MLP(WIDTHS, generator=0).state_dict()
+    w1, b1, w2, b2 = (torch.tensor(value, requires_grad=True) for value in state.values())
+    optimizer = torch.optim.SGD([w1, b1, w2, b2], lr=0.02, momentum=0.9)
+    losses = []
+    for batch in rows:
+        optimizer.zero_grad()
+        hidden = torch.nn.functional.dropout(torch.relu(torch.from_numpy(x[batch]) @ w1 + b1), dropout)
+        loss = torch.nn.functional.cross_entropy(hidden @ w2 + b2, torch.from_numpy(y[batch]))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_two_hundred_steps_without_masks_follow_the_curve_of_torch(compiled: bool) -> None:
+    np.testing.assert_allclose(our_curve(200, 0.0, 0, compiled), peer_curve(200, 0.0, 0), rtol=1e-3, atol=1e-4)
+
+
+def test_training_with_dropout_has_the_statistics_of_torch() -> None:
+    """Losses averaged over the end of a run: mean and spread over seeds agree within what so many seeds can tell."""
+    seeds, last = range(20), slice(60, None)
+    ours = np.array([our_curve(100, 0.5, seed, compiled=True)[last].mean() for seed in seeds])
+    theirs = np.array([peer_curve(100, 0.5, seed)[last].mean() for seed in seeds])
+    error = np.sqrt((ours.var(ddof=1) + theirs.var(ddof=1)) / len(seeds))
+    assert abs(ours.mean() - theirs.mean()) < 4 * error
+    # 4.5 is the ratio of variances that 20 against 20 exceed, either way, once in 500 times.
+    assert 1 / 4.5 < ours.var(ddof=1) / theirs.var(ddof=1) < 4.5
 
 
 def test_a_tensor_goes_to_torch_and_back_without_a_copy() -> None:

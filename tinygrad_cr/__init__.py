@@ -20,6 +20,7 @@ from tinygrad_cr.gradcheck import gradcheck  # noqa: E402
 from tinygrad_cr.random import Generator  # noqa: E402
 from tinygrad_cr.tape import no_grad  # noqa: E402
 from tinygrad_cr.tensor import Tensor  # noqa: E402
+from tinygrad_cr.threads import get_num_threads, set_num_threads  # noqa: E402
 
 try:
     __version__ = version("tinygrad_cr")
@@ -31,11 +32,13 @@ __all__ = [
     "Tensor",
     "compile",
     "data",
+    "get_num_threads",
     "gradcheck",
     "nn",
     "no_grad",
     "ops",
     "optim",
     "schedules",
+    "set_num_threads",
     "train",
 ]

@@ -26,6 +26,7 @@ from tinygrad_cr.operands import DROPOUT_MODES
 from tinygrad_cr.optim import OPTIMIZERS
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import FLOATS
+from tinygrad_cr.threads import get_num_threads
 from tinygrad_cr.train import History, Trainer, evaluate, load_run, predict_proba
 from tinygrad_cr.train import warmup as compile_all
 from tinygrad_cr.train.progress import default_reporter
@@ -53,6 +54,12 @@ def main() -> None:
     except (TinygradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+@app.callback()
+def _before_any_command() -> None:
+    # A bad number of threads in the environment is told before anything begins.
+    get_num_threads()
 
 
 @app.command()

@@ -26,6 +26,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..interface import BackendError
 from .compiling import helper, kernel
 
 VARIABLE = "TINYGRAD_CR_NUM_THREADS"
@@ -311,9 +312,10 @@ class Pool:
 
     def renew(self) -> None:
         """No worker, nothing to do: the state of a new process, and of a child that fork made."""
-        threads = int(self.board[THREADS])
+        kept = [THREADS, FLOAT32, FLOAT64]
+        values = self.board[kept]
         self.board[:] = 0
-        self.board[THREADS] = threads
+        self.board[kept] = values
         self.workers = []
         self.lock = threading.Lock()
         if portable():
@@ -348,12 +350,29 @@ def usable_cores() -> int:
     return min(cores, MOST_THREADS)
 
 
+def checked(threads: int, name: str) -> int:
+    """The number of threads, if it is one that this machine has."""
+    if not 1 <= threads <= usable_cores():
+        raise BackendError(f"{name} must be from 1 to {usable_cores()}, the cores this process may use; got {threads}")
+    return threads
+
+
+def threads_at_start() -> int:
+    """All cores, or what the environment says."""
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return usable_cores()
+    if not text.isdecimal():
+        raise BackendError(f"{VARIABLE} must be a whole number from 1 to {usable_cores()}, got {text!r}")
+    return checked(int(text), VARIABLE)
+
+
 def portable() -> bool:
     """Whether the C library's threads are where the pool looks for them; elsewhere there is one thread."""
     return os.name == "posix"
 
 
 pool = Pool()
-pool.resize(usable_cores())
+pool.resize(threads_at_start())
 atexit.register(pool.end)
 os.register_at_fork(after_in_child=pool.renew)

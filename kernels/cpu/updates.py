@@ -6,12 +6,17 @@ update goes through a block that stays in the first-level cache, so that measuri
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..interface import NEGLIGIBLE, Array
 from .compiling import helper, kernel, reordering_helper
+from .threads import bind, launch
 
 BLOCK = 1024
+BLOCKS_A_CHUNK = 16
+ELEMENTS_WORTH_SHARING = 1 << 16
 
 
 @reordering_helper
@@ -38,6 +43,21 @@ def step(
         p[i] -= update[i]
 
 
+@helper
+def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Array, chunk: int) -> None:
+    """Some blocks of one tensor; norms: [blocks, 2], or without rows if they are not wanted."""
+    penalty, rate, mu, nesterov = rates
+    block = np.empty(BLOCK, param.dtype)
+    for i in range(chunk * BLOCKS_A_CHUNK, min((chunk + 1) * BLOCKS_A_CHUNK, (param.size + BLOCK - 1) // BLOCK)):
+        start, stop = i * BLOCK, min((i + 1) * BLOCK, param.size)
+        p = param[start:stop]
+        if norms.shape[0]:
+            norms[i, 0] = _sum_of_squares(p)
+        step(p, grad[start:stop], velocity[start:stop], block, penalty, rate, mu, nesterov)
+        if norms.shape[0]:
+            norms[i, 1] = _sum_of_squares(block[: stop - start])
+
+
 @kernel
 def sgd(
     param: Array,
@@ -51,20 +71,19 @@ def sgd(
     norms: Array | None,
 ) -> None:
     number = param.dtype.type
-    rate, mu = number(lr), number(momentum)
-    block = np.empty(BLOCK, param.dtype)
     for k in range(spans.shape[0]):
-        penalty = number(l2[k])
+        start, stop = spans[k]
+        blocks = (stop - start + BLOCK - 1) // BLOCK
+        of_blocks = np.empty((0 if norms is None else blocks, 2), np.float64)
+        rates = number(l2[k]), number(lr), number(momentum), nesterov
+        job = bind(_sgd_chunk, (param[start:stop], grad[start:stop], velocity[start:stop], rates, of_blocks))
+        launch(job, (blocks + BLOCKS_A_CHUNK - 1) // BLOCKS_A_CHUNK, stop - start >= ELEMENTS_WORTH_SHARING)
         if norms is not None:
+            # In the order of the blocks, whoever measured them.
             norms[k, :] = 0
-        for start in range(spans[k, 0], spans[k, 1], BLOCK):
-            stop = min(start + BLOCK, spans[k, 1])
-            p = param[start:stop]
-            if norms is not None:
-                norms[k, 0] += _sum_of_squares(p)
-            step(p, grad[start:stop], velocity[start:stop], block, penalty, rate, mu, nesterov)
-            if norms is not None:
-                norms[k, 1] += _sum_of_squares(block[: stop - start])
+            for i in range(blocks):
+                norms[k, 0] += of_blocks[i, 0]
+                norms[k, 1] += of_blocks[i, 1]
 
 
 @kernel
