@@ -251,9 +251,7 @@ def no_update(like: Array) -> Any:
 
 
 @helper
-def backward(
-    dy: Array, x: Array, w: Array, dx: Array, dx_wanted: bool, dw: Array, db: Array, update: Any
-) -> None:
+def backward(dy: Array, x: Array, w: Array, dx: Array, dx_wanted: bool, dw: Array, db: Array, update: Any) -> None:
     """`affine_backward` with dw and db, and the update of w as soon as a part of dw is there.
 
     update: (velocity, whether at all, penalty, rate, momentum, nesterov), see `updates.step`.

@@ -58,7 +58,16 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, unroll: int = 1) -> Any:
 
     @intrinsic
     def tile(
-        typing_context: Any, a: Any, pitch: Any, b: Any, b_step: Any, depth: Any, c: Any, c_row: Any, last: Any, add: Any
+        typing_context: Any,
+        a: Any,
+        pitch: Any,
+        b: Any,
+        b_step: Any,
+        depth: Any,
+        c: Any,
+        c_row: Any,
+        last: Any,
+        add: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_data, pitch, b_data, b_step, depth, c_data, c_row, last, add = args

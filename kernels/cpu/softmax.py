@@ -11,7 +11,6 @@ from numba.extending import overload
 from ..interface import Array
 from .compiling import kernel
 
-
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693145751953125), np.float32(1.42860682030941723e-6)
 LEAST = np.float32(-87.3)

@@ -173,7 +173,9 @@ def bind(typing_context: Any, function: Any, args: Any) -> Any:
         frame = ir.LiteralStructType(kinds)
         space = cgutils.alloca_once(builder, frame)
         builder.store(_as_struct(builder, values[1], frame), space)
-        task = ir.Function(builder.module, _TASK, builder.module.get_unique_name(f"{function.dispatcher.__name__}.task"))
+        task = ir.Function(
+            builder.module, _TASK, builder.module.get_unique_name(f"{function.dispatcher.__name__}.task")
+        )
         task.linkage = "internal"
         inner = ir.IRBuilder(task.append_basic_block("entry"))
         held = inner.load(inner.bitcast(task.args[0], frame.as_pointer()))

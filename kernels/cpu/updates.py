@@ -28,9 +28,7 @@ def _sum_of_squares(values: Array) -> float:
 
 
 @helper
-def step(
-    p: Array, g: Array, v: Array, update: Array, penalty: float, rate: float, mu: float, nesterov: bool
-) -> None:
+def step(p: Array, g: Array, v: Array, update: Array, penalty: float, rate: float, mu: float, nesterov: bool) -> None:
     """The formula of `sgd` for some elements; update: [at least as many] receives what was subtracted."""
     least, zero = p.dtype.type(NEGLIGIBLE), p.dtype.type(0)
     for i in range(p.size):
