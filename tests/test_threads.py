@@ -1,4 +1,4 @@
-"""One pool of threads: any number gives the same bits, and nobody is held up by it, at the start, at the end or between."""
+"""One pool of threads: any number gives the same bits, and nobody is held up by it."""
 
 from __future__ import annotations
 

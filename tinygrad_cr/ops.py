@@ -860,7 +860,7 @@ def _elementwise(a: Tensor, b: Tensor, y: Array, da: Callable[[Array], Array], d
 
 def _times(g: Array, derivative: Array, xp: Any) -> Array:
     """g, the gradient of a loss, times the derivative of that loss; where g is 1, as at the root of a graph, a view."""
-    return derivative[:] if not tape.capturing and g.item() == 1 else xp.multiply(g, derivative)
+    return derivative[...] if not tape.capturing and g.item() == 1 else xp.multiply(g, derivative)
 
 
 def _like(g: Array, shape: tuple[int, ...], xp: Any) -> Array:

@@ -31,6 +31,8 @@ MOST_ELEMENTS_TO_JOIN = 1 << 16
 """Of a result whose sums may be cut in two."""
 ROWS_A_GRADIENT = 4 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
+PACKED_AT_ONCE = 1 << 16
+UPDATED_AT_ONCE = 1024
 COLUMNS_A_SUM = 64
 ELEMENTS_WORTH_SHARING = 1 << 16
 NO_DROPOUT = 65536
@@ -72,23 +74,32 @@ def _finish_masked(
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
     last = np.uint16(threshold - 1)
     columns = out.shape[1]
+    whole = width == columns
+    # Whole rows share the blocks where one ends and the next begins; parts of rows have blocks of their own.
     blocks = (width + 7) // 8 + (columns % 8 != 0)
     group = max(1, MASK_ELEMENTS // (8 * blocks))
-    counters = np.empty(group * blocks, np.uint32)
-    words = np.empty(4 * group * blocks, np.uint32)
+    counters = np.empty(group * blocks + 1, np.uint32)
+    words = np.empty(4 * counters.size, np.uint32)
     lanes = words.view(np.uint16)
     for top in range(first, first + rows, group):
         some = min(group, first + rows - top)
-        for i in range(some):
-            block = ((top + i) * columns + left) // 8
-            of_row = counters[i * blocks : (i + 1) * blocks]
-            for k in range(of_row.size):
-                of_row[k] = np.uint32(block + k)
-        random_lanes(counters[: some * blocks], seed, draw, stream, words)
+        origin = top * columns // 8
+        if whole:
+            used = ((top + some) * columns + 7) // 8 - origin
+            for k in range(used):
+                counters[k] = np.uint32(origin + k)
+        else:
+            used = some * blocks
+            for i in range(some):
+                block = ((top + i) * columns + left) // 8
+                of_row = counters[i * blocks : (i + 1) * blocks]
+                for k in range(of_row.size):
+                    of_row[k] = np.uint32(block + k)
+        random_lanes(counters[:used], seed, draw, stream, words)
         for i in range(some):
             row = out[top + i, left : left + width]
-            skipped = ((top + i) * columns + left) % 8
-            of_row = lanes[8 * i * blocks + skipped :]
+            place = (top + i) * columns + left
+            of_row = lanes[place - 8 * origin if whole else 8 * i * blocks + place % 8 :]
             for j in range(row.size):
                 v = row[j] + bias[j]
                 active = zero if v <= 0 else v * factor
@@ -175,30 +186,47 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
 
 
 @helper
+def _update(w: Array, dw: Array, velocity: Array, block: Array, rates: Any) -> None:
+    """`step` on contiguous elements, in pieces whose update stays in the first-level cache."""
+    penalty, rate, momentum, nesterov = rates
+    for begin in range(0, w.size, UPDATED_AT_ONCE):
+        end = min(begin + UPDATED_AT_ONCE, w.size)
+        step(w[begin:end], dw[begin:end], velocity[begin:end], block, penalty, rate, momentum, nesterov)
+
+
+@helper
 def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
-    """Some rows of dW, whole ones: what the update needs of them lies in one piece."""
-    velocity, wanted, penalty, rate, momentum, nesterov = update
+    """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache."""
+    velocity, wanted, rates = update
     panel = panel_width(dw)
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
     top, rows = part_of(inputs, chunk, parts, TALL)
     direct = columns <= panel
-    packed = scratch(0 if direct else batch * (columns + panel), dw)
-    if not direct:
-        for left in range(0, columns, panel):
-            pack(dy, 0, batch, left, min(panel, columns - left), packed[batch * left :], panel)
+    group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
+    packed = dw.reshape(-1)[:0] if direct else scratch(batch * min(group, columns + panel), dw)
     gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
-    block = np.empty(ROWS_A_GRADIENT * columns if wanted else 0, dw.dtype)
-    for first in range(top, top + rows, ROWS_A_GRADIENT):
-        some = min(ROWS_A_GRADIENT, top + rows - first)
-        for left in range(0, columns, panel):
-            width, place = min(panel, columns - left), first * columns + left
-            if direct:
-                strip(x, first, inputs, False, dy, 0, columns, batch, dw, place, some, width, False)
-            else:
-                strip(x, first, inputs, False, packed, batch * left, panel, batch, dw, place, some, width, False)
-        if wanted:
-            begin, end = first * columns, (first + some) * columns
-            step(weights[begin:end], gradient[begin:end], speed[begin:end], block, penalty, rate, momentum, nesterov)
+    block = np.empty(UPDATED_AT_ONCE if wanted else 0, dw.dtype)
+    for left in range(0, columns, group):
+        right = min(left + group, columns)
+        if not direct:
+            for j in range(left, right, panel):
+                pack(dy, 0, batch, j, min(panel, right - j), packed[batch * (j - left) :], panel)
+        for first in range(top, top + rows, ROWS_A_GRADIENT):
+            some = min(ROWS_A_GRADIENT, top + rows - first)
+            for j in range(left, right, panel):
+                width, place = min(panel, right - j), first * columns + j
+                if direct:
+                    strip(x, first, inputs, False, dy, 0, columns, batch, dw, place, some, width, False)
+                else:
+                    packs = batch * (j - left)
+                    strip(x, first, inputs, False, packed, packs, panel, batch, dw, place, some, width, False)
+            if wanted and right - left == columns:
+                begin, end = first * columns, (first + some) * columns
+                _update(weights[begin:end], gradient[begin:end], speed[begin:end], block, rates)
+            elif wanted:
+                for i in range(first, first + some):
+                    begin, end = i * columns + left, i * columns + right
+                    _update(weights[begin:end], gradient[begin:end], speed[begin:end], block, rates)
 
 
 @helper
@@ -247,14 +275,14 @@ def _masked(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bo
 def no_update(like: Array) -> Any:
     """The last arguments of `backward` where nothing is updated."""
     none = like.dtype.type(0)
-    return like, False, none, none, none, False
+    return like, False, (none, none, none, False)
 
 
 @helper
 def backward(dy: Array, x: Array, w: Array, dx: Array, dx_wanted: bool, dw: Array, db: Array, update: Any) -> None:
     """`affine_backward` with dw and db, and the update of w as soon as a part of dw is there.
 
-    update: (velocity, whether at all, penalty, rate, momentum, nesterov), see `updates.step`.
+    update: (velocity, whether at all, (penalty, rate, momentum, nesterov)), see `updates.step`.
     """
     if dx_wanted:
         _dx(dy, w, dx)

@@ -408,13 +408,10 @@ def times(
     end: int,
     c: Array,
 ) -> None:
-    """``c[i, j] = sum_k a[i, k] b[k, j]`` (or b[j, k]) for rows first ..., columns left ... of one panel, begin <= k < end.
-
-    Columns are so many as a panel has at most.
-    """
+    """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a panel."""
     pitch = panel_width(c)
     direct = not transposed and (b.shape[1] <= pitch or rows < ROWS_WORTH_PACKING)
-    panel = scratch(0 if direct else min(end - begin, DEPTH) * pitch, c)
+    panel = c.reshape(-1)[:0] if direct else scratch(min(end - begin, DEPTH) * pitch, c)
     a_row = a.shape[1]
     place = first * c.shape[1] + left
     if begin == end:

@@ -97,7 +97,7 @@ def run(table: Any, numbers: Any, like: Any) -> None:
                 velocity = carray(_pointer(table[r, UPDATE + 1]), (i, o), like.dtype)
                 number = like.dtype.type
                 rate, momentum, nesterov = number(numbers[s, 0]), number(numbers[s, 1]), table[s, 9] != 0
-                update = (velocity, table[r, UPDATE] >= 0, number(numbers[r, 1]), rate, momentum, nesterov)
+                update = (velocity, table[r, UPDATE] >= 0, (number(numbers[r, 1]), rate, momentum, nesterov))
                 if code == AFFINE_BACKWARD:
                     backward(y, x, w, dx, table[r, 9] != 0, dw, b, update)
                 else:

@@ -13,8 +13,8 @@ from .compiling import kernel
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693145751953125), np.float32(1.42860682030941723e-6)
-LEAST = np.float32(-87.3)
-"""Below it, exp(x) is smaller than every normal float32, and counts as 0."""
+LEAST = np.float32(-69.0)
+"""Below it, exp(x) < 1.1e-30 counts as 0: multiplied by a weight it might become a denormal number, which is slow."""
 EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
 _TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(7))
 
@@ -31,7 +31,7 @@ def _exponentials(values):  # type: ignore[no-untyped-def]
 
 
 def _exponentials_float32(values):  # type: ignore[no-untyped-def]
-    """exp(x) = 2**n exp(r) with n = round(x / ln 2), |r| <= ln 2 / 2, and exp(r) by its series; error below 2e-7 exp(x).
+    """exp(x) = 2**n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, exp(r) by its series; the error is below 2e-7 exp(x).
 
     Everything here is a vector instruction, which a call of exp is not.
     """
