@@ -23,6 +23,7 @@ import llvmlite
 import numba
 import numpy
 from numba import njit
+from numba.extending import intrinsic
 
 try:
     # Not public; all of them are where they are since numba 0.61. Without them numba's own cache serves.
@@ -61,12 +62,19 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def helper(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, compiled into each of them."""
-    return njit(inline="never", no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
+    # No entries for Python and C: each would be compiled as well.
+    options = _OPTIONS | {"inline": "never", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return njit(**options)(function)
 
 
 def reordering_helper(function: Callable[..., Any]) -> Any:
     """A helper whose sums may be reordered, and so vectorised; NaN and inf stay visible."""
     return njit(inline="never", fastmath={"reassoc", "contract"}, **_OPTIONS)(function)
+
+
+def primitive(function: Callable[..., Any]) -> Any:
+    """What numba cannot say, written as LLVM instructions: the function types its arguments and returns the writer."""
+    return intrinsic(function)
 
 
 def statistics() -> tuple[int, int, int, tuple[str, ...]]:

@@ -15,10 +15,9 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ..interface import Array
-from .compiling import helper, kernel
+from .compiling import helper, kernel, primitive
 from .threads import FLOAT32, FLOAT64, pool, word_of
 
 _FEATURES = binding.get_host_cpu_features()
@@ -56,7 +55,7 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, unroll: int = 1) -> Any:
     addresses would take longer than the sums.
     """
 
-    @intrinsic
+    @primitive
     def tile(
         typing_context: Any,
         a: Any,
@@ -176,7 +175,7 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, unroll: int = 1) -> Any:
     return tile
 
 
-@intrinsic
+@primitive
 def _moved(typing_context: Any, pointer: Any, elements: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.gep(args[0], [args[1]])
@@ -194,7 +193,7 @@ def _make_rows(vectors: int, by_rows: bool) -> Any:
     part, single = (_make_tile(rows, vectors, by_rows) for rows in (short, 1))
 
     @helper
-    def compute(a, pitch, b, b_step, depth, c, c_row, rows, last, add):  # type: ignore[no-untyped-def]
+    def compute(a, pitch, b, b_step, depth, c, c_row, rows, last, add):
         a_row = pitch if by_rows else 1
         while rows >= tall:
             whole(a, pitch, b, b_step, depth, c, c_row, last, add)
@@ -216,7 +215,7 @@ _three_t, _four_t = (_make_rows(3, False), _make_rows(4, False)) if VECTORS == 4
 
 
 @kernel
-def tiles(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add, by_rows):  # type: ignore[no-untyped-def]
+def tiles(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add, by_rows):
     """What `strip` does, on addresses. Compiled once: copies in every kernel would take a minute to compile."""
     if by_rows:
         if vectors == 1:
@@ -237,7 +236,7 @@ def tiles(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add, by_row
         _four_t(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
 
 
-@intrinsic
+@primitive
 def _call_tiles(
     typing_context: Any,
     a: Any,
@@ -318,7 +317,7 @@ def strip(
 @helper
 def panel_width(like: Array) -> int:
     """Columns of a panel."""
-    return VECTORS * VECTOR_BYTES // like.itemsize
+    return int(VECTORS * VECTOR_BYTES // like.itemsize)
 
 
 @helper
@@ -340,7 +339,7 @@ def pack(b: Array, top: int, depth: int, left: int, width: int, panel: Array, pi
             target[j] = source[j]
 
 
-@intrinsic
+@primitive
 def _transpose_square(
     typing_context: Any, b: Any, b_start: Any, b_row: Any, panel: Any, panel_start: Any, pitch: Any
 ) -> Any:

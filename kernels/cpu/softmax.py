@@ -19,18 +19,18 @@ EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
 _TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(7))
 
 
-def exponentials(values):  # type: ignore[no-untyped-def]
+def exponentials(values):
     """Replace each value, none above 0, by its exponential."""
 
 
 @overload(exponentials, jit_options={"error_model": "numpy"})
-def _exponentials(values):  # type: ignore[no-untyped-def]
+def _exponentials(values):
     if values.dtype == types.float32:
         return _exponentials_float32
     return _exponentials_float64
 
 
-def _exponentials_float32(values):  # type: ignore[no-untyped-def]
+def _exponentials_float32(values):
     """exp(x) = 2**n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, exp(r) by its series; the error is below 2e-7 exp(x).
 
     Everything here is a vector instruction, which a call of exp is not.
@@ -45,7 +45,7 @@ def _exponentials_float32(values):  # type: ignore[no-untyped-def]
         values[i] = np.float32(0) if x < LEAST else series * power
 
 
-def _exponentials_float64(values):  # type: ignore[no-untyped-def]
+def _exponentials_float64(values):
     for i in range(values.size):
         values[i] = math.exp(values[i])
 

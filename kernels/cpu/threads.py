@@ -1,6 +1,7 @@
 """The one pool of threads: kernels cut their work into chunks by shape, and whoever is awake takes the next one.
 
-There is no other pool to fight with: matrix products are ours as well (`product.py`), so no BLAS thread ever runs.
+There is no other pool to fight with: the matrix products of layers are ours as well (`product.py`), no BLAS's thread
+runs.
 
 How a parallel kernel runs: the caller writes what is to be done on a board in shared memory, takes part in the work and
 returns when every chunk is done. Chunks are claimed one at a time, each thread's own share first, so that a thread
@@ -24,10 +25,9 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ..interface import BackendError
-from .compiling import helper, kernel
+from .compiling import helper, kernel, primitive
 
 VARIABLE = "TINYGRAD_CR_NUM_THREADS"
 MOST_THREADS = 64
@@ -63,7 +63,7 @@ def word_of(builder: Any, i: Any) -> Any:
     return builder.gep(found, [_I64(0), i])
 
 
-@intrinsic
+@primitive
 def load(typing_context: Any, i: Any) -> Any:
     """Word i of the board; what its writer wrote before is visible after."""
 
@@ -73,7 +73,7 @@ def load(typing_context: Any, i: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@intrinsic
+@primitive
 def store(typing_context: Any, i: Any, value: Any) -> Any:
     """Write word i of the board."""
 
@@ -84,7 +84,7 @@ def store(typing_context: Any, i: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64), generate
 
 
-@intrinsic
+@primitive
 def add(typing_context: Any, i: Any, value: Any) -> Any:
     """Add to word i of the board."""
 
@@ -94,7 +94,7 @@ def add(typing_context: Any, i: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
-@intrinsic
+@primitive
 def swap(typing_context: Any, i: Any, old: Any, new: Any) -> Any:
     """Replace word i of the board if it still is `old`; whether it was."""
 
@@ -105,7 +105,7 @@ def swap(typing_context: Any, i: Any, old: Any, new: Any) -> Any:
     return types.boolean(types.int64, types.int64, types.int64), generate
 
 
-@intrinsic
+@primitive
 def pause(typing_context: Any) -> Any:
     """Tell the core that this loop waits."""
 
@@ -124,7 +124,7 @@ def pause(typing_context: Any) -> Any:
     return types.void(), generate
 
 
-@intrinsic
+@primitive
 def call(typing_context: Any, task: Any, data: Any, chunk: Any) -> Any:
     """Do one chunk of the job at these addresses."""
 
@@ -139,7 +139,7 @@ def call(typing_context: Any, task: Any, data: Any, chunk: Any) -> Any:
 def _threading_call(name: str, *words: int) -> Any:
     """A function of the C library's threads on objects that live on the board."""
 
-    @intrinsic
+    @primitive
     def invoke(typing_context: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kind = ir.FunctionType(ir.IntType(32), [_I8_POINTER] * len(words))
@@ -158,7 +158,7 @@ _wait = _threading_call("cond_wait", CONDITION, MUTEX)
 _wake_all = _threading_call("cond_broadcast", CONDITION)
 
 
-@intrinsic
+@primitive
 def bind(typing_context: Any, function: Any, args: Any) -> Any:
     """The addresses of a job: a function that takes a chunk's number after these arguments, and the arguments.
 
@@ -210,7 +210,7 @@ def _without_owner(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     Every slice of an array that has an owner counts references, in one place for all threads: they would wait for
     each other at each row.
     """
-    if isinstance(kind, types.BaseTuple):
+    if isinstance(kind, types.Tuple | types.UniTuple):
         parts = [
             _without_owner(context, builder, part, builder.extract_value(value, i)) for i, part in enumerate(kind.types)
         ]
