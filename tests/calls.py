@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinygrad_cr import Tensor, nn
+from tinygrad_cr import Tensor, nn, ops, optim
 from tinygrad_cr.kernels import available, backend
 from tinygrad_cr.op_table import Case
 
@@ -250,3 +250,16 @@ def evaluate_case(case: Case, dtype: Any, device: str = "cpu") -> tuple[Any, lis
 def small_network(dtype: str = "float64") -> nn.MLP:
     """A network of two layers, always the same."""
     return nn.MLP([4, 5, 3], generator=0, dtype=dtype)
+
+
+def training_step(model: nn.Module, optimizer: optim.Optimizer) -> Callable[[Tensor, Any], Tensor]:
+    """The step that everybody writes: forward, backward, update."""
+
+    def step(x: Tensor, y: Any) -> Tensor:
+        optimizer.zero_grad()
+        loss = ops.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step

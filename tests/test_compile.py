@@ -287,3 +287,38 @@ def test_products_that_no_kernel_table_takes_are_replayed_too(factor: Any) -> No
     compiled = tinygrad_cr.compile(fn)
     compiled()
     assert compiled().numpy().tolist() == [0, 9, 18, 27]
+
+
+def twice(optimizer: optim.SGD) -> None:
+    optimizer.step()
+    optimizer.step()
+
+
+def halved(optimizer: optim.SGD) -> None:
+    gradients, xp = optimizer.flat.gradients, optimizer.flat.backend.xp
+    xp.multiply(xp.asarray(0.5, gradients.dtype), gradients, out=gradients)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("finish", [twice, halved])
+def test_a_replay_updates_weights_early_only_where_nothing_else_touches_them(finish: Any) -> None:
+    """One call that covers the whole flat buffer stands between a layer's gradient and its update."""
+    found = []
+    for wrap in (tinygrad_cr.compile, lambda fn: fn):
+        model = nn.MLP([6, 5, 4, 3], generator=0)
+        optimizer = optim.SGD(model, lr=0.1, momentum=0.9)
+
+        def step(x: Tensor, y: Any, model: Any = model, optimizer: Any = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = ops.cross_entropy(model(x), y)
+            loss.backward()
+            finish(optimizer)
+            return loss
+
+        run = wrap(step)
+        x = Tensor(np.random.default_rng(0).normal(size=(8, 6)).astype("float32"))
+        for _ in range(3):
+            run(x, np.arange(8) % 3)
+        found.append((np.array(model.flat().values), np.array(optimizer.velocity)))
+    for replayed, eager in zip(*found, strict=True):
+        np.testing.assert_array_equal(replayed, eager)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import tinygrad_cr
-from calls import Maker, Size, call
-from tinygrad_cr import Tensor, errors, nn, ops, optim
+from calls import Maker, Size, call, training_step
+from tinygrad_cr import Tensor, errors, nn, optim
 from tinygrad_cr.kernels import backend
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -63,14 +63,7 @@ def trained(steps: int) -> np.ndarray[Any, Any]:
     model = nn.MLP([300, 200, 100, 10], dropout=0.5, generator=0)
     optimizer = optim.SGD(model, lr=0.01, momentum=0.9)
 
-    @tinygrad_cr.compile
-    def step(x: Tensor, y: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ops.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = tinygrad_cr.compile(training_step(model, optimizer))
     rng = np.random.default_rng(3)
     for _ in range(steps):
         step(Tensor(rng.normal(size=(64, 300)).astype("float32")), rng.integers(0, 10, 64))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cr
-from calls import evaluate_case, small_network, weights_for
+from calls import evaluate_case, small_network, training_step, weights_for
 from tinygrad_cr import Tensor, data, nn, ops, optim
 from tinygrad_cr.op_table import CASES, Case
 
@@ -87,13 +87,7 @@ def our_curve(steps: int, dropout: float, seed: int, compiled: bool) -> Any:
     model.load_state_dict(nn.MLP(WIDTHS, generator=0).state_dict())
     optimizer = optim.SGD(model, lr=0.02, momentum=0.9)
 
-    def step(x: Tensor, y: Any) -> Tensor:
-        optimizer.zero_grad()
-        loss = ops.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss
-
+    step = training_step(model, optimizer)
     run = tinygrad_cr.compile(step) if compiled else step
     return np.array([run(Tensor(x[batch]), y[batch]).item() for batch in rows])
 

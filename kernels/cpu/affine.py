@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..interface import Array
+from .board import THREADS, bind, load
 from .compiling import helper, kernel
 from .philox import random_lanes
 from .product import (
     CHUNKS_A_THREAD,
-    TALL,
     WORTH_SHARING,
     cut,
     middle,
@@ -22,7 +22,8 @@ from .product import (
     strip,
     times,
 )
-from .threads import THREADS, bind, launch, load
+from .threads import ELEMENTS_WORTH_SHARING, launch
+from .tile import TALL
 from .updates import step
 
 MASK_ELEMENTS = 2048
@@ -32,9 +33,11 @@ MOST_ELEMENTS_TO_JOIN = 1 << 16
 ROWS_A_GRADIENT = 4 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
+"""Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
 UPDATED_AT_ONCE = 1024
+"""Elements that the update takes at a time: what it subtracts stays in the first-level cache."""
 COLUMNS_A_SUM = 64
-ELEMENTS_WORTH_SHARING = 1 << 16
+"""Columns whose sums one chunk adds up, in the order of the rows."""
 NO_DROPOUT = 65536
 
 
@@ -354,7 +357,7 @@ def affine_relu_dropout_backward(
     db: Array | None,
 ) -> None:
     if db is None:
-        _masked(dy, y, dy.dtype.type(scale), dz, dz[0], False)
+        _masked(dy, y, dy.dtype.type(scale), dz, dz.reshape(-1), False)
     else:
         _masked(dy, y, dy.dtype.type(scale), dz, db, True)
     if dx is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..interface import Array
+from .board import bind
 from .compiling import helper, kernel
 from .product import middle
-from .threads import bind, launch
+from .threads import ELEMENTS_WORTH_SHARING, launch
 
 ROWS = 64
 """Rows gathered at a time by one thread."""
-ELEMENTS_WORTH_SHARING = 1 << 15
 
 
 @helper

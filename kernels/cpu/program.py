@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numba import carray, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .affine import (
     affine,
@@ -24,7 +23,7 @@ from .affine import (
     backward,
     backward_masked,
 )
-from .compiling import kernel
+from .compiling import kernel, primitive
 from .softmax import softmax_cross_entropy
 from .updates import sgd
 
@@ -37,16 +36,14 @@ UPDATE, INTEGERS, NUMBERS = 12, 16, 2
 gradient of weights, the row of its update (or -1) and the address of its velocity."""
 
 
-def _pointer_type(typing_context: Any, address: Any) -> Any:
+@primitive
+def _pointer(typing_context: Any, address: Any) -> Any:
     """An address as a pointer."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(types.int64), generate
-
-
-_pointer: Any = intrinsic(_pointer_type)
 
 
 @kernel
@@ -150,18 +147,18 @@ def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
 def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[Any, Any]:
     """Let gradients that row s uses update their weights as they are computed; the spans and penalties left to row s.
 
-    That is allowed where no row between the two looks at the weights, their gradient or their velocity.
+    That is allowed where no call between the two touches the weights, their gradient or their velocity, in whatever
+    larger or smaller piece.
     """
-    *arrays, spans, l2 = calls[s][1][:5]
+    *buffers, spans, l2 = calls[s][1][:5]
     left = []
     for k, (start, stop) in enumerate(spans.tolist()):
-        param, grad, velocity = (_address(array) + start * array.itemsize for array in arrays)
+        parts = [buffer[start:stop] for buffer in buffers]
+        param, grad, velocity = map(_address, parts)
         made = [r for r in range(s) if table[r, 0] in (AFFINE_BACKWARD, FUSED_BACKWARD) and table[r, 8] == grad]
         r = made[-1] if made else s
-        bytes_ = (stop - start) * arrays[0].itemsize
-        cells = table[r + 1 : s, 4:UPDATE]
-        seen = any(((cells >= first) & (cells < first + bytes_)).any() for first in (param, grad, velocity))
-        if r < s and table[r, 5] == param and table[r, 2] * table[r, 3] == stop - start and not seen:
+        touched = any(np.may_share_memory(array, part) for array in _arrays(calls[r + 1 : s]) for part in parts)
+        if r < s and table[r, 5] == param and table[r, 2] * table[r, 3] == stop - start and not touched:
             table[r, UPDATE : UPDATE + 2] = s, velocity
             numbers[r, 1] = l2[k]
         else:
@@ -169,6 +166,12 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[
     rest = np.ascontiguousarray(spans[left]), np.ascontiguousarray(l2[left])
     table[s, 2], table[s, 7], table[s, 8] = len(left), _address(rest[0]), _address(rest[1])
     return rest
+
+
+def _arrays(calls: list[Call]) -> list[Any]:
+    """Every array that these calls read or write."""
+    values = [v for function, given in calls for v in (*given, *getattr(function, "keywords", {}).values())]
+    return [value for value in values if isinstance(value, np.ndarray)]
 
 
 def _keeping(calls: list[Any]) -> Callable[..., None]:

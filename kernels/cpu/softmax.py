@@ -20,7 +20,7 @@ _TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(7))
 
 
 def exponentials(values):
-    """Replace each value, none above 0, by its exponential."""
+    """Replace each value, none above 0, by its exponential; numba compiles the version for its dtype."""
 
 
 @overload(exponentials, jit_options={"error_model": "numpy"})
@@ -58,6 +58,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, weights: Array | None, l
         total_weight = 0.0
         for i in range(n):
             total_weight += weights[i]
+    cost = 0.0
     for i in range(n):
         row, target = logits[i], dlogits[i]
         highest = row[0]
@@ -65,12 +66,11 @@ def softmax_cross_entropy(logits: Array, labels: Array, weights: Array | None, l
             highest = max(highest, row[j])
         for j in range(classes):
             target[j] = row[j] - highest
-    cost = 0.0
-    for i in range(n):
-        # The shifted logit of the label, before its exponential takes its place.
-        cost_of_label = dlogits[i, labels[i]] if 0 <= labels[i] < classes else np.nan
+        # Taken now: its exponential will stand there.
+        of_label = target[labels[i]] if 0 <= labels[i] < classes else np.nan
         weight = 1.0 if weights is None else weights[i]
-        cost -= weight / total_weight * cost_of_label
+        cost -= weight / total_weight * of_label
+    # All rows at once: one of ten classes would not fill a vector.
     exponentials(dlogits.reshape(-1))
     for i in range(n):
         label = labels[i]

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..interface import NEGLIGIBLE, Array
+from .board import bind
 from .compiling import helper, kernel, reordering_helper
-from .threads import bind, launch
+from .threads import ELEMENTS_WORTH_SHARING, launch
 
 BLOCK = 1024
 BLOCKS_A_CHUNK = 16
-ELEMENTS_WORTH_SHARING = 1 << 16
 
 
 @reordering_helper
