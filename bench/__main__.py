@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import kernels, report
 from bench.contestants import PEERS
@@ -64,13 +65,20 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def write(file: Path, results: dict[str, Any]) -> None:
+    """The results as a file that is always whole."""
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(results))
+    unfinished.replace(file)
+
+
 def suite(arguments: Sequence[str]) -> None:
     """Run, write, print."""
     chosen = parser().parse_args(arguments)
     peers = {("all",): PEERS, ("none",): ()}.get(chosen.peers, chosen.peers)
     chosen.out.mkdir(parents=True, exist_ok=True)
-    results = run(Options.make(chosen.only, peers, chosen.quick, chosen.rounds), say)
-    (chosen.out / "results.json").write_text(json.dumps(results))
+    file = chosen.out / "results.json"
+    results = run(Options.make(chosen.only, peers, chosen.quick, chosen.rounds), say, lambda r: write(file, r))
     picture = draw(results, chosen.out / "plot.png")
     text = report.markdown(results, picture.name if picture else None)
     (chosen.out / "table.md").write_text(text)

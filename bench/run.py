@@ -12,7 +12,7 @@ from typing import Any
 from bench import limit, start
 from bench.contestants import BY_NAME, ENTRIES, Entry, missing
 from bench.inputs import fashion_mnist_is_here
-from bench.machine import describe
+from bench.machine import cores, describe
 from bench.workers import Worker, WorkerError
 from bench.workloads import FASHION, LEARNING_RATES, NETWORKS, TARGET_ACCURACY, Task, make_tasks
 
@@ -93,8 +93,11 @@ class Field:
             worker.close()
 
 
-def run(options: Options, say: Say) -> dict[str, Any]:
-    """Measure everything asked for; the results are plain JSON values."""
+def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure everything asked for; the results are plain JSON values.
+
+    keep: takes what there is after each task, so that a run that is cut off was not for nothing.
+    """
     skipped: dict[str, str] = {}
     entries = []
     for entry in ENTRIES:
@@ -132,13 +135,16 @@ def run(options: Options, say: Say) -> dict[str, Any]:
             stand_in = " (random bytes: the data set is not on this machine)"
             say(f"{task.name}{stand_in if task.data == FASHION and not results['fashion_mnist'] else ''}")
             results["tasks"][task.name] = timed(field, task, options, limits, say)
+            keep(results | {"seconds": time.time() - begin})
         if "memory" in options.groups:
             results["memory"] = memory(field, make_tasks(options.quick), results["tasks"], options, say)
     results["idle_cpu_seconds"] = field.idle_cpu_seconds
     if "start" in options.groups:
         say("start")
-        results["start"] = start.measure([entry.name for entry in entries], options.starts, say)
+        at_once = cores() if options.quick else 1
+        results["start"] = start.measure([entry.name for entry in entries], options.starts, say, at_once)
     results["seconds"] = time.time() - begin
+    keep(results)
     return results
 
 

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench.workers import python
@@ -85,20 +86,28 @@ def seconds(program: str, folder: str) -> float:
     return time.perf_counter() - begin
 
 
-def measure(names: Sequence[str], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds of "import", "cold" and "warm" for each contestant, one a round; "python" is an empty program."""
+def measure(names: Sequence[str], rounds: int, say: Callable[[str], None], at_once: int = 1) -> dict[str, Any]:
+    """Seconds of "import", "cold" and "warm" for each contestant, one a round; "python" is an empty program.
+
+    at_once: contestants measured at the same time; more than one tells whether they work, not how long they take.
+    """
     found: dict[str, Any] = {"python": {"import": []}}
     found |= {name: {"import": [], "cold": [], "warm": []} for name in names if name in PROGRAMS}
-    for _ in range(rounds):
-        for name, times in found.items():
-            first, step = PROGRAMS.get(name, ("", ""))
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                try:
-                    times["import"].append(seconds(first, folder))
-                    if step:
-                        times["cold"].append(seconds(step, folder))
-                        times["warm"].append(seconds(step, folder))
-                except subprocess.CalledProcessError as problem:
-                    times["failed"] = (problem.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-                    say(f"  {name} failed: {times['failed']}")
+
+    def turn(name: str) -> None:
+        times = found[name]
+        first, step = PROGRAMS.get(name, ("", ""))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            try:
+                times["import"].append(seconds(first, folder))
+                if step:
+                    times["cold"].append(seconds(step, folder))
+                    times["warm"].append(seconds(step, folder))
+            except subprocess.CalledProcessError as problem:
+                times["failed"] = (problem.stderr.strip().splitlines() or ["it printed nothing"])[-1]
+                say(f"  {name} failed: {times['failed']}")
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in range(rounds):
+            list(pool.map(turn, found))
     return found

@@ -42,15 +42,6 @@ NO_DROPOUT = 65536
 
 
 @helper
-def _add(out: Array, first: int, rows: int, left: int, width: int, other: Array) -> None:
-    """Add the other half of a sum."""
-    for i in range(first, first + rows):
-        row, more = out[i, left : left + width], other[i, left : left + width]
-        for j in range(row.size):
-            row[j] += more[j]
-
-
-@helper
 def _finish(out: Array, first: int, rows: int, left: int, width: int, b: Array, relu: bool, factor: float) -> None:
     """Bias, and ReLU and a factor if they are wanted."""
     bias = b[left : left + width]
@@ -119,34 +110,30 @@ def _finish_block(out: Array, first: int, rows: int, left: int, width: int, b: A
 
 
 @helper
-def _forward_chunk(x: Array, w: Array, b: Array, epilogue: Any, out: Array, parts: int, chunk: int) -> None:
-    """A panel, or some rows of it, finished while it is in the cache."""
+def _forward_chunk(
+    x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, halved: bool, cuts: Any, chunk: int
+) -> None:
+    """Some rows of a panel, finished while in the cache; or one half of their sums, the second half into `other`."""
+    panels, parts = cuts
     panel = panel_width(out)
-    left = chunk // parts * panel
-    width = min(panel, out.shape[1] - left)
-    first, rows = part_of(out.shape[0], chunk % parts, parts, TALL)
-    times(x, first, rows, w, False, left, width, 0, w.shape[0], out)
-    _finish_block(out, first, rows, left, width, b, epilogue)
-
-
-@helper
-def _half_chunk(x: Array, w: Array, out: Array, other: Array, panels: int, parts: int, chunk: int) -> None:
-    """As `_forward_chunk`, but one half of the sum only, and not finished."""
-    panel = panel_width(out)
+    second = chunk >= panels * parts
     left = chunk // parts % panels * panel
     width = min(panel, out.shape[1] - left)
     first, rows = part_of(out.shape[0], chunk % parts, parts, TALL)
-    half = middle(w.shape[0])
-    if chunk < panels * parts:
-        times(x, first, rows, w, False, left, width, 0, half, out)
-    else:
-        times(x, first, rows, w, False, left, width, half, w.shape[0], other)
+    half = middle(w.shape[0]) if halved else w.shape[0]
+    begin, end = (half, w.shape[0]) if second else (0, half)
+    times(x, first, rows, w, False, left, width, begin, end, other if second else out)
+    if not halved:
+        _finish_block(out, first, rows, left, width, b, epilogue)
 
 
 @helper
 def _joining_chunk(out: Array, other: Array, b: Array, epilogue: Any, parts: int, chunk: int) -> None:
     first, rows = part_of(out.shape[0], chunk, parts, 1)
-    _add(out, first, rows, 0, out.shape[1], other)
+    for i in range(first, first + rows):
+        row, more = out[i], other[i]
+        for j in range(row.size):
+            row[j] += more[j]
     _finish_block(out, first, rows, 0, out.shape[1], b, epilogue)
 
 
@@ -161,15 +148,14 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     if rows == 0 or columns == 0:
         return
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
-    if shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN:
-        panels, parts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2)
-        other = scratch(out.size, out).reshape(out.shape)
-        launch(bind(_half_chunk, (x, w, out, other, panels, parts)), 2 * panels * parts, True)
-        parts = max(1, min(rows, CHUNKS_A_THREAD * threads))
+    halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
+    cuts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2 if halved else threads)
+    other = scratch(out.size, out).reshape(out.shape) if halved else out
+    chunks = cuts[0] * cuts[1] * (2 if halved else 1)
+    launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
+    if halved:
+        parts = min(rows, CHUNKS_A_THREAD * threads)
         launch(bind(_joining_chunk, (out, other, b, epilogue, parts)), parts, True)
-    else:
-        panels, parts = cut(rows, columns, panel_width(out), TALL, threads)
-        launch(bind(_forward_chunk, (x, w, b, epilogue, out, parts)), panels * parts, shared)
 
 
 @helper
