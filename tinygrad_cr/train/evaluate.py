@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,12 @@ def check_fit(model: Module, data: Dataset) -> None:
 
 
 @contextmanager
-def evaluation(model: Module) -> Iterator[None]:
-    """The model in evaluation mode and nothing recorded; every module's mode comes back afterwards."""
+def evaluation(model: Module, *, recording: bool = False) -> Iterator[None]:
+    """The model in evaluation mode and, unless wanted, nothing recorded; every module's mode comes back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with no_grad():
+        with nullcontext() if recording else no_grad():
             yield
     finally:
         for module, training in modes:
