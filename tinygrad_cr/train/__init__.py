@@ -2,8 +2,8 @@
 
 from tinygrad_cr.train.callbacks import Callback, EarlyStopping, Setup, Steps
 from tinygrad_cr.train.evaluate import evaluate, predict_proba
-from tinygrad_cr.train.history import Event, History
 from tinygrad_cr.train.histograms import Histograms
+from tinygrad_cr.train.history import Event, History
 from tinygrad_cr.train.run import Run, load_run
 from tinygrad_cr.train.trainer import Trainer
 from tinygrad_cr.train.warmup import warmup

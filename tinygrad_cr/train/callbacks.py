@@ -1,8 +1,8 @@
 """`Callback`: somebody who watches a training run, says what was seen, and may ask to stop it.
 
-The trainer calls its callbacks in this order: the monitors (see `monitors`), early stopping if a patience was given, then
-the callbacks that were passed in, as they stand in the list. All of them see the same observation, also after one has
-asked to stop. They read the model and never change it: the trainer's numbers are the same with and without them.
+The trainer calls its callbacks in this order: the monitors (see `monitors`), early stopping if a patience was given,
+then the callbacks that were passed in, as they stand in the list. All of them see the same observation, also after one
+has asked to stop. They read the model and never change it: the trainer's numbers are the same with and without them.
 """
 
 from __future__ import annotations
