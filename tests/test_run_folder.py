@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from tinygrad_cr.data import Dataset
 from tinygrad_cr.errors import RunError
 from tinygrad_cr.nn import MLP, Affine
 from tinygrad_cr.train import Trainer, load_run, predict_proba
+from tinygrad_cr.train.checkpoint import digest
 from tinygrad_cr.train.run import RunFolder, next_run_path, write_atomically
 
 RNG = np.random.default_rng(0)
 DATA = Dataset(RNG.standard_normal((40, 5)) * 7 + 3, np.arange(40) % 3, class_names=["ant", "bee", "cat"])
-FILES = {"config.json", "history.jsonl", "model.safetensors"}
+CHECKPOINT = "checkpoints/step-0000000006.safetensors"
+FILES = {"config.json", "history.jsonl", "histograms.jsonl", "model.safetensors", CHECKPOINT}
 
 
 def fit(out: Path, **options: Any) -> Trainer:
@@ -41,13 +44,13 @@ def run(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # What is in it
 
 
-def test_a_run_folder_holds_three_files_and_nothing_else(run):
+def test_a_run_folder_holds_these_files_and_nothing_else(run):
     assert set(contents(run)) == FILES
 
 
@@ -87,9 +90,23 @@ def test_the_standardization_comes_back(tmp_path, mode):
 
 def test_the_configuration_says_how_to_make_the_run_again(tmp_path):
     config = json.loads((fit(tmp_path / "run", config={"data": "insects"}).out / "config.json").read_text())
+    versions, created = config.pop("versions"), datetime.fromisoformat(config.pop("created"))
+    assert set(versions) == {"tinygrad_cr", "python", "numpy", "numba"}
+    assert created <= datetime.now(UTC)
     assert config == {
         "format": 1,
         "optimizer": "sgd",
+        "optimizer_options": {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+        "schedule": None,
+        "clip_norm": None,
+        "train_sample": 1000,
+        "validate_epochs": 1,
+        "validate_steps": None,
+        "patience": None,
+        "monitors": True,
+        "checkpoint_epochs": 1,
+        "image_shape": None,
+        "data_digest": digest(DATA),
         "lr": 0.05,
         "lr_decay": 1.0,
         "momentum": 0.9,
@@ -141,7 +158,7 @@ def test_an_empty_folder_is_taken(tmp_path):
 def test_files_are_readable_by_others_as_the_umask_says(run):
     umask = os.umask(0)
     os.umask(umask)
-    assert {path.stat().st_mode & 0o777 for path in run.iterdir()} == {0o666 & ~umask}
+    assert {path.stat().st_mode & 0o777 for path in run.rglob("*") if path.is_file()} == {0o666 & ~umask}
 
 
 def test_the_next_run_takes_the_first_free_number(tmp_path):

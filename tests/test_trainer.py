@@ -473,13 +473,13 @@ def test_an_option_is_refused_by_name_and_value(option, message):
 
 def test_a_folder_with_another_run_is_refused_before_anything_changes(tmp_path):
     trainer(out=tmp_path).fit(TRAIN)
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     model = network(generator=5)
     before = bits(model)
     run = trainer(model, out=tmp_path)
     with pytest.raises(RunError, match="already holds another run; nothing was written, choose a new folder"):
         run.fit(TRAIN)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
     assert (bits(model), hasattr(run.standardizer, "mean_"), run.generator.draw) == (before, False, 0)
 
 

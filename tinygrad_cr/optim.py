@@ -29,6 +29,8 @@ class Optimizer:
 
     buffers: tuple[str, ...] = ()
     """The names of the attributes that hold state of the size of the parameters."""
+    options: tuple[str, ...] = ("weight_decay",)
+    """The names of the arguments, and attributes, besides model and lr."""
 
     def __init__(self, model: Module, lr: float, weight_decay: float = 0.0) -> None:
         self.flat = model.flat()
@@ -57,6 +59,10 @@ class Optimizer:
         """Forget all gradients."""
         for parameter in self.flat.parameters:
             parameter.grad = None
+
+    def config(self) -> dict[str, Any]:
+        """The arguments besides model and lr that make this optimiser again."""
+        return {name: getattr(self, name) for name in self.options}
 
     def _rate(self) -> float:
         return self._lr
@@ -155,6 +161,7 @@ class SGD(Optimizer):
     """
 
     buffers = ("velocity",)
+    options = ("momentum", "nesterov", "weight_decay")
     velocity: Array
 
     def __init__(
@@ -208,6 +215,7 @@ class Adam(Optimizer):
     """
 
     buffers = ("mean", "square")
+    options = ("betas", "eps", "weight_decay")
     mean: Array
     square: Array
 
@@ -270,6 +278,29 @@ class AdamW(Adam):
     def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
         decay = self.weight_decay * weights
         self._adam(count, spans, l2 - decay, decay, norms)
+
+
+def clip_norm(optimizer: Optimizer, limit: float) -> None:
+    """Shorten the gradient of all parameters together to Euclidean norm `limit` if it is longer (Pascanu et al. 2013).
+
+    To be called between backward and step. It scales the gradient of the loss; what `reg` and `weight_decay` add to it
+    comes afterwards. A gradient of NaN stays what it is.
+
+    >>> from tinygrad_cr import nn
+    >>> model = nn.Affine(2, 1, init=0.0)
+    >>> optimizer = SGD(model, lr=1.0)
+    >>> model([[6.0, 8.0]]).sum().backward()
+    >>> clip_norm(optimizer, 1.0)
+    >>> bool(np.isclose(np.linalg.norm(optimizer.flat.gradients), 1.0))
+    True
+    """
+    flat, xp = optimizer.flat, optimizer.flat.backend.xp
+    gradients = [flat.gradients] if flat.complete() else [p.grad for p in flat.parameters if p.grad is not None]
+    squares = [xp.sum(xp.square(g, dtype=np.float64)) for g in gradients]
+    norm = xp.sqrt(xp.sum(xp.stack(squares)))
+    factor = xp.divide(limit, xp.maximum(norm, limit))
+    for g in gradients:
+        xp.multiply(g, factor, out=g, casting="same_kind")
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

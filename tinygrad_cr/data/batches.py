@@ -77,11 +77,20 @@ class Batches:
         return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        return self.epoch()
+
+    def epoch(self, skip: int = 0) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+        """One epoch without its first `skip` minibatches; it draws the same permutation as a whole one.
+
+        >>> data = Dataset([[1], [2], [3]], [0, 1, 2])
+        >>> [y.tolist() for _, y in Batches(data, 2, shuffle=False).epoch(skip=1)]
+        [[2]]
+        """
         gather, data, labels, mean, scale = backend("cpu").gather, self.dataset.x, self._labels, self._mean, self._scale
         narrowed = self._gathered is not self._x
         n, size = len(data), self.batch_size
         order = self.generator.permutation(n) if self.shuffle else np.arange(n)
-        for start in range(0, n, size):
+        for start in range(skip * size, n, size):
             chosen = order[start : start + size]
             x, gathered, y = self._views(len(chosen))
             gather(data, chosen, mean, scale, gathered)

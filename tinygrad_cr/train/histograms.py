@@ -20,6 +20,8 @@ from tinygrad_cr.train.history import Event, Row
 BINS = 40
 ROWS = 256
 """So many rows show a distribution, and cost little beside an epoch."""
+TIMES = 100
+"""So many distributions show a development; of a longer run they lie further apart."""
 
 
 class Histograms(Callback):
@@ -27,7 +29,8 @@ class Histograms(Callback):
 
     They belong to the cross-entropy of the first `rows` rows of the sample, with dropout off. A record is a flat dict:
     epoch, step, kind ("activation" or "gradient"), name (of the layer, or of the parameter), low and high (the range,
-    cut into equal bins), counts (a list, one a bin) and zeros (the fraction that is exactly 0).
+    cut into equal bins), counts (a list, one a bin) and zeros (the fraction that is exactly 0). After 100 times every
+    second one is dropped, and from then on every second row is left out, and so on.
 
     Attributes:
         records: all of them, in order.
@@ -42,13 +45,16 @@ class Histograms(Callback):
 
     def start(self, setup: Setup) -> None:
         """Take the rows that are looked at."""
-        self.model, self.records = setup.model, []
+        self.model, self.records, self.stride, self.seen = setup.model, [], 1, 0
         part = setup.sample.take(slice(0, self.rows))
         self.x = setup.standardizer.transform(part.x, dtype=str(setup.model.dtype))
         self.y = part.y
 
     def epoch(self, row: Row) -> Iterable[Event] | None:
         """Count."""
+        self.seen += 1
+        if self.seen % self.stride:
+            return None
 
         def see(name: str, layer: Module, x: Tensor, y: Tensor) -> None:
             self._add(row, "activation", name, y.data)
@@ -63,7 +69,15 @@ class Histograms(Callback):
             if parameter.regularized and parameter.grad is not None:
                 self._add(row, "gradient", name, parameter.grad)
         self.model.zero_grad()
+        self._thin_out()
         return None
+
+    def _thin_out(self) -> None:
+        steps = sorted({record["step"] for record in self.records})
+        if len(steps) >= TIMES:
+            kept = set(steps[1::2])
+            self.records = [record for record in self.records if record["step"] in kept]
+            self.stride *= 2
 
     def _add(self, row: Row, kind: str, name: str, values: Any) -> None:
         values = np.asarray(values)
@@ -85,9 +99,9 @@ class Histograms(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The records so far."""
-        return {"records": self.records}
+        """The records so far, and when the next are made."""
+        return {"records": self.records, "stride": self.stride, "seen": self.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind these records."""
-        self.records = list(state["records"])
+        self.records, self.stride, self.seen = list(state["records"]), state["stride"], state["seen"]

@@ -9,7 +9,10 @@ from typing import IO, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tinygrad_cr.train.history import Row
+from tinygrad_cr.train.history import Event, Row
+
+LEVELS = {"note": "note", "warn": "warning", "fail": "failure"}
+"""How the levels of events are called in the log."""
 
 
 class Reporter(Protocol):
@@ -51,6 +54,27 @@ def epoch_line(row: Row, epochs: int) -> str:
         f"Finished epoch {row['epoch']} / {epochs}: cost {row['loss']:f}, train: {row['accuracy']:f}, "
         f"val {validation:f}, lr {row['lr']:e}"
     )
+
+
+def validation_line(row: Row, epochs: int) -> str:
+    """A validation within an epoch.
+
+    >>> validation_line({"epoch": 1, "step": 200, "loss": 0.5, "val_accuracy": 0.8, "val_loss": 0.6}, 20)
+    'step 200, in epoch 1 / 20: cost 0.500000, val 0.800000, val cost 0.600000'
+    """
+    return (
+        f"step {row['step']}, in epoch {row['epoch']} / {epochs}: cost {row['loss']:f}, "
+        f"val {row['val_accuracy']:f}, val cost {row['val_loss']:f}"
+    )
+
+
+def event_line(event: Event) -> str:
+    """What a callback saw.
+
+    >>> event_line(Event("warn", "slow", 1, 36, 2.3, "the cost has barely changed"))
+    'warning: the cost has barely changed'
+    """
+    return f"{LEVELS[event.level]}: {event.message}"
 
 
 class Silent:

@@ -1,0 +1,396 @@
+"""One call of `Trainer.fit`: the loop over epochs and minibatches, and what is told and written on the way."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinygrad_cr import ops, optim, schedules
+from tinygrad_cr.compile import compile as capturing
+from tinygrad_cr.data import Batches, Dataset, Standardizer
+from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, GraphError, OptionError, RunError
+from tinygrad_cr.nn import MLP
+from tinygrad_cr.tape import mode
+from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.train import checkpoint
+from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS, Callback, EarlyStopping, Setup, Steps
+from tinygrad_cr.train.checkpoint import Checkpoint, Progress, digest
+from tinygrad_cr.train.evaluate import check_fit, evaluate
+from tinygrad_cr.train.histograms import Histograms
+from tinygrad_cr.train.history import Event, History, Row
+from tinygrad_cr.train.monitors import default_monitors
+from tinygrad_cr.train.progress import event_line, validation_line
+from tinygrad_cr.train.run import RunFolder
+
+OPTIONS = ("lr", "lr_decay", "reg", "clip_norm", "epochs", "batch_size", "train_sample", "validate_epochs")
+OPTIONS += ("validate_steps", "patience", "monitors", "checkpoint_epochs")
+"""The options of a `Trainer` that are plain values: they go into config.json as they are, and come back from there."""
+
+if TYPE_CHECKING:
+    from tinygrad_cr.train.trainer import Trainer
+
+
+class Loop:
+    """A fit that is under way. Making one checks everything and changes nothing but the trainer's standardizer.
+
+    Args:
+        trainer: the options, and what is trained.
+        folder: where the run is written; None for nowhere.
+        resumed: the checkpoint to go on from.
+
+    Raises:
+        DataError, ShapeError, OptionError, GraphError, RunError: as `Trainer.fit` says.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        train: Dataset,
+        validation: Dataset | None,
+        folder: RunFolder | None,
+        resumed: Checkpoint | None,
+    ) -> None:
+        self.trainer, self.validation, self.folder, self.resumed = trainer, validation, folder, resumed
+        self.model, self.optimizer, self.reporter = trainer.model, trainer.optimizer, trainer.reporter
+        self.batches = _prepare(trainer, train, validation)
+        self.sample = _sample(train, trainer.train_sample)
+        self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
+        self.compiled = self._capture()
+        self.histograms = Histograms() if folder else None
+        self.callbacks = self._callbacks()
+        self.data: dict[str, str] = {}
+        if folder:
+            parts = {"train": train} if validation is None else {"train": train, "validation": validation}
+            self.data = {name: digest(part) for name, part in parts.items()}
+        if resumed is None:
+            self.progress = Progress(trainer.generator.state(), self.model.state_dict())
+        else:
+            self.progress = self._restored(resumed)
+        self.begin = time.perf_counter() - self.progress.seconds
+
+    def run(self) -> History:
+        """Train to the end, or until somebody asks to stop; the model then holds its best parameters."""
+        progress, history = self.progress, self.progress.history
+        if self.folder:
+            self.folder.write_config(_config(self.trainer, self.batches.dataset, self.data))
+            if self.resumed is None:
+                self._write_checkpoint()
+        self.reporter.start(self.trainer.epochs, len(self.batches))
+        if self.resumed is not None:
+            self.reporter.note(f"going on after step {progress.step}, in epoch {progress.epoch}")
+        completed = False
+        try:
+            while progress.epoch <= self.trainer.epochs and history.stopped is None:
+                self._epoch()
+            completed = not any(event.stop and event.level == "fail" for event in history.events)
+        finally:
+            self.model.load_state_dict(progress.best)
+            accuracy = math.nan if progress.best_accuracy is None else progress.best_accuracy
+            self.reporter.stop(accuracy if completed else None)
+        self._tell(event for callback in self.callbacks for event in callback.stop(history) or ())
+        if self.folder:
+            self._write_history()
+        return history
+
+    def _epoch(self) -> None:
+        """The rest of the epoch in progress, or less if somebody asks to stop."""
+        progress, trainer, model, optimizer = self.progress, self.trainer, self.model, self.optimizer
+        last, within = len(self.batches), trainer.validate_steps or 0
+        model.train()
+        for x, y in self.batches.epoch(progress.position):
+            position = progress.position + 1
+            validated = bool(within) and position % within == 0 and position < last
+            observed = position % STEPS_BETWEEN_OBSERVATIONS == 0 or position == last or validated
+            optimizer.lr = self.schedule(progress.step)
+            loss, norms = self._step(Tensor(x), y, observed or bool(trainer.reg))
+            cost = float(loss.data)
+            if trainer.reg:
+                cost += 0.5 * trainer.reg * self._squared_weights(norms)
+            progress.position, progress.step = position, progress.step + 1
+            progress.pending.append(cost)
+            if not math.isfinite(cost):
+                self._diverged(f"the cost became {cost} in epoch {progress.epoch}, step {progress.step}", norms)
+                return
+            progress.cost += cost * len(y)
+            progress.rows += len(y)
+            self.reporter.steps(progress.step)
+            if observed:
+                self._observe_steps(norms)
+                if progress.history.stopped:
+                    return
+            if validated:
+                self._row(norms)
+                model.train()
+            if trainer.interrupted and position < last:
+                self._interrupt()
+            if progress.history.stopped:
+                return
+        self._end_epoch(norms)
+
+    def _end_epoch(self, norms: Any) -> None:
+        row = self._row(norms)
+        progress = self.progress
+        progress.epoch, progress.position, progress.shuffle = progress.epoch + 1, 0, self.trainer.generator.state()
+        ended = progress.epoch > self.trainer.epochs or progress.history.stopped is not None
+        if self.folder and (row["epoch"] % self.trainer.checkpoint_epochs == 0 or ended):
+            self._write_checkpoint()
+        if self.trainer.interrupted and not ended:
+            self._interrupt()
+
+    def _row(self, norms: Any) -> Row:
+        """Add a row to the history, and keep the parameters if they are the best so far."""
+        progress, history = self.progress, self.progress.history
+        ended = progress.position == len(self.batches)
+        row: Row = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "loss": progress.cost / progress.rows,
+            "lr": self.optimizer.lr,
+        }
+        row |= self._update_ratios(norms)
+        progress.cost, progress.rows = 0.0, 0
+        due = progress.epoch % self.trainer.validate_epochs == 0 or progress.epoch == self.trainer.epochs
+        loss = self._evaluate(row, due or not ended)
+        row["seconds"] = time.perf_counter() - self.begin
+        history.append(row)
+        if math.isfinite(loss):
+            self._keep_if_best(row)
+        self._tell(event for callback in self.callbacks for event in callback.epoch(row) or ())
+        if self.histograms is not None and math.isfinite(loss):
+            self.histograms.epoch(row)
+        if self.folder:
+            self._write_history()
+        if not math.isfinite(loss) and history.stopped is None:
+            raise _divergence(f"the loss was {loss} after epoch {row['epoch']}", row["lr"])
+        if ended:
+            self.reporter.epoch(row, self.trainer.epochs)
+        elif row["val_loss"] is not None:
+            self.reporter.note(validation_line(row, self.trainer.epochs))
+        return row
+
+    def _keep_if_best(self, row: Row) -> None:
+        progress, accuracy = self.progress, row["val_accuracy"]
+        if self.validation is not None and accuracy is None:
+            return
+        if accuracy is None or progress.best_accuracy is None or accuracy > progress.best_accuracy:
+            progress.best, progress.best_accuracy = self.model.state_dict(), accuracy
+            if self.folder:
+                self.folder.write_model(progress.best, self.trainer.standardizer)
+
+    def _evaluate(self, row: Row, validate: bool) -> float:
+        """Add to the row how good the network is now; the loss where it matters most."""
+        loss, row["accuracy"] = evaluate(self.model, self.sample, self.trainer.standardizer)
+        row["val_loss"] = row["val_accuracy"] = None
+        if validate and self.validation is not None:
+            loss, row["val_accuracy"] = evaluate(self.model, self.validation, self.trainer.standardizer)
+            row["val_loss"] = loss
+        return loss
+
+    # The step
+
+    def _capture(self) -> capturing | None:
+        """The compiled step, if it is wanted."""
+        wanted = self.trainer.compile
+        own = [type(m).__name__ for m in self.model.modules() if not type(m).__module__.startswith("tinygrad_cr.nn")]
+        if wanted is None and own:
+            self.reporter.note(f"training runs eagerly: {own[0]} is a layer of your own; compile=True captures it too")
+        return capturing(self._eager_step, in_place=True) if wanted or (wanted is None and not own) else None
+
+    def _step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
+        """One update, compiled if that is wanted and possible; the loss before it and, if measured, the norms."""
+        if self.compiled is not None:
+            try:
+                result: tuple[Tensor, Any] = self.compiled(x, y, measure)
+                return result
+            except CaptureError as error:
+                self.compiled = None
+                self.reporter.note(f"training runs eagerly: {error}")
+        return self._eager_step(x, y, measure)
+
+    def _eager_step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
+        self.optimizer.zero_grad()
+        loss = ops.cross_entropy(self.model(x), y)
+        loss.backward()
+        if self.trainer.clip_norm is not None:
+            optim.clip_norm(self.optimizer, self.trainer.clip_norm)
+        return loss, self.optimizer.step(reg=self.trainer.reg, norms=measure)
+
+    def _squared_weights(self, norms: Any) -> float:
+        regularized = [p.regularized for p in self.optimizer.flat.parameters]
+        return float(norms[regularized, 0].sum())
+
+    def _update_ratios(self, norms: Any) -> Row:
+        """Norm of the update over norm of the parameter, wanted near 1e-3 (CS231n); None for a parameter of zeros."""
+        return {
+            f"update_ratio.{name}": math.sqrt(update / value) if value else None
+            for name, (value, update) in zip(self.optimizer.flat.names, norms.tolist(), strict=True)
+        }
+
+    # Those who watch
+
+    def _callbacks(self) -> list[Callback]:
+        trainer, flat = self.trainer, self.optimizer.flat
+        callbacks = default_monitors() if trainer.monitors else []
+        if trainer.patience is not None:
+            callbacks.append(EarlyStopping(trainer.patience, "loss" if self.validation is None else "val_accuracy"))
+        callbacks += trainer.callbacks
+        setup = Setup(
+            model=self.model,
+            standardizer=trainer.standardizer,
+            sample=self.sample,
+            validation=self.validation,
+            names=tuple(flat.names),
+            regularized=tuple(p.regularized for p in flat.parameters),
+            classes=self.batches.dataset.classes,
+            epochs=trainer.epochs,
+            steps_per_epoch=len(self.batches),
+        )
+        for callback in [*callbacks, *([self.histograms] if self.histograms else [])]:
+            callback.start(setup)
+        return callbacks
+
+    def _observe_steps(self, norms: Any) -> None:
+        progress = self.progress
+        seen = Steps(progress.epoch, progress.step, tuple(progress.pending), self.optimizer.lr, norms)
+        progress.pending.clear()
+        self._tell(event for callback in self.callbacks for event in callback.steps(seen) or ())
+
+    def _tell(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.progress.history.events.append(event)
+            self.reporter.note(event_line(event))
+
+    def _diverged(self, what: str, norms: Any) -> None:
+        """Let the callbacks end the run; if none does, it is an error."""
+        self._observe_steps(norms)
+        if self.progress.history.stopped is None:
+            raise _divergence(what, self.optimizer.lr)
+
+    def _interrupt(self) -> None:
+        progress = self.progress
+        if self.folder:
+            self._write_checkpoint()
+        where = f"step {progress.step}, in epoch {progress.epoch}"
+        message = f"interrupted after {where}"
+        if self.folder:
+            message += f"; resume {self.folder.path} to go on"
+        self._tell([Event("note", "interrupted", progress.epoch, progress.step, None, message, stop=True)])
+
+    # What is written
+
+    def _write_history(self) -> None:
+        if self.folder and self.histograms:
+            self.folder.write_history(self.progress.history)
+
+    def _write_checkpoint(self) -> None:
+        if self.folder is None or self.histograms is None:
+            return
+        progress = self.progress
+        progress.seconds = time.perf_counter() - self.begin
+        content = checkpoint.to_bytes(
+            progress, self.model, self.optimizer, self.trainer.standardizer, self._states(), self.data
+        )
+        self.folder.write_histograms(self.histograms.records)
+        self.folder.write_checkpoint(progress.step, content)
+
+    def _states(self) -> dict[str, Any]:
+        return {name: callback.state_dict() for name, callback in self._named_callbacks()}
+
+    def _named_callbacks(self) -> list[tuple[str, Callback]]:
+        watching = [*self.callbacks, *([self.histograms] if self.histograms else [])]
+        return [(f"{i}.{type(callback).__name__}", callback) for i, callback in enumerate(watching)]
+
+    def _restored(self, resumed: Checkpoint) -> Progress:
+        """Everything as it was when the checkpoint was written."""
+        given, known = self._named_callbacks(), resumed.state["callbacks"]
+        if [name for name, _ in given] != list(known):
+            raise RunError(
+                f"{resumed.path} was written with the callbacks {', '.join(known)}, "
+                f"and these are {', '.join(name for name, _ in given)}: pass the same ones in the same order"
+            )
+        if self.data != resumed.state["data"]:
+            differing = [
+                part
+                for part in {**self.data, **resumed.state["data"]}
+                if self.data.get(part) != resumed.state["data"].get(part)
+            ]
+            raise DataError(f"the {' and the '.join(differing)} part is not the one that this run was trained on")
+        progress = resumed.restore(self.model, self.optimizer)
+        for name, callback in given:
+            callback.load_state_dict(known[name])
+        source, state = self.trainer.generator, progress.shuffle
+        source.seed, source.stream, source.draw = state["seed"], state["stream"], state["draw"]
+        return progress
+
+
+def _prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Batches:
+    """Check everything that can be checked before the first step; the minibatches of the training part."""
+    model = trainer.model
+    if not trainer.optimizer.trains(model):
+        raise OptionError("the optimizer was made for another model; make it as SGD(model, ...) for this one")
+    if not mode.recording or not any(p.requires_grad for p in model.parameters()):
+        raise GraphError("nothing can be learned: every parameter is frozen, or fit was called under no_grad()")
+    for part in (train, validation):
+        if part is not None:
+            if part.y is None:
+                raise DataError("training wants labelled data")
+            check_fit(model, part)
+    standardizer = trainer.standardizer
+    if trainer.learns_standardizer:
+        standardizer = Standardizer(standardizer.mode).fit(train.x)
+    dtype = str(model.dtype)
+    if validation is not None:
+        Batches(validation, trainer.batch_size, standardizer=standardizer, shuffle=False, dtype=dtype)
+    batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=trainer.generator, dtype=dtype)
+    trainer.standardizer = standardizer
+    return batches
+
+
+def _sample(train: Dataset, most: int) -> Dataset:
+    """Rows for the training accuracy: all if they are few, else evenly spaced ones."""
+    if len(train) <= most:
+        return train
+    return train.take(np.linspace(0, len(train) - 1, most).astype(np.int64))
+
+
+def _config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, Any]:
+    model, optimizer = trainer.model, trainer.optimizer
+    return (
+        trainer.config
+        | {
+            "optimizer": type(optimizer).__name__.lower(),
+            "optimizer_options": optimizer.config(),
+            "momentum": getattr(optimizer, "momentum", None),
+            "schedule": None if trainer.schedule is None else "custom",
+            "standardize": trainer.standardizer.mode,
+            "seed": trainer.generator.seed,
+            "class_names": list(train.class_names),
+            "image_shape": None if train.image_shape is None else list(train.image_shape),
+            "data_digest": data.get("train"),
+            "model": model.config() if isinstance(model, MLP) else None,
+            "versions": {name: _version(name) for name in ("tinygrad_cr", "numpy", "numba")}
+            | {"python": platform.python_version()},
+            "created": trainer.config.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        | {name: getattr(trainer, name) for name in OPTIONS}
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _divergence(what: str, lr: float) -> DivergenceError:
+    return DivergenceError(
+        f"{what}: this almost always means that the learning rate, {lr:g}, is too high; try {lr / 10:g}"
+    )
