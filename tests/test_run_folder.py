@@ -26,7 +26,7 @@ from tinygrad_cr.train.run import RunFolder, next_run_path, write_atomically
 RNG = np.random.default_rng(0)
 DATA = Dataset(RNG.standard_normal((40, 5)) * 7 + 3, np.arange(40) % 3, class_names=["ant", "bee", "cat"])
 CHECKPOINT = "checkpoints/step-0000000006.safetensors"
-FILES = {"config.json", "history.jsonl", "histograms.jsonl", "model.safetensors", CHECKPOINT}
+FILES = {"config.json", "history.jsonl", "events.jsonl", "histograms.jsonl", "model.safetensors", CHECKPOINT}
 
 
 def fit(out: Path, **options: Any) -> Trainer:

@@ -84,7 +84,7 @@ def to_bytes(
         "callbacks": callbacks,
         "data": data,
     }
-    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     return save_tensors(contiguous, {"state": json.dumps(state)})
 
 

@@ -99,10 +99,9 @@ class RunFolder:
             self._hold()
 
     def write_history(self, history: History) -> None:
-        """Write all epochs so far, and the events if there are any."""
+        """Write all epochs and events so far."""
         self.write(HISTORY, history.to_jsonl().encode())
-        if history.events or (self.path / EVENTS).exists():
-            self.write(EVENTS, history.events_to_jsonl().encode())
+        self.write(EVENTS, history.events_to_jsonl().encode())
 
     def write_model(self, state: dict[str, np.ndarray[Any, Any]], standardizer: Standardizer) -> None:
         """Write the parameters and the standardisation that belongs to them."""
