@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr.errors import DataError, ShapeError
-from tinygrad_cr.plots.canvas import SMALL, WIDTH_OF_A_LETTER, canvas, plain, points
+from tinygrad_cr.plots.canvas import WIDTH_OF_A_LETTER, canvas, name_axes, plain, points, small
 from tinygrad_cr.plots.images import Array
 
 if TYPE_CHECKING:
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 SMALLEST = 5.0
 """Points: smaller digits are not read but guessed, so there are none."""
 
-DARK = 0.45
-"""A background of less luminance than this wants white letters."""
+STEPS = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
+"""Of many classes, every so many are named."""
+
+DARK = 0.18
+"""A background of less luminance than this has more contrast with white letters than with black ones (WCAG 2)."""
 
 
 def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str], *, ax: Axes | None = None) -> Axes:
     """How many rows of each true class (down) were predicted as each class (across).
 
     The shade is the fraction of the true class, on a square-root scale that lets few mistakes be seen. Counts are
-    written into the cells where they fit; of many classes, only some are named.
+    written into the cells; where they do not fit, a scale of shades stands beside them. Of many classes, only some are
+    named.
 
     Args:
         labels, predicted: [n] class numbers.
@@ -46,17 +50,17 @@ def confusion_matrix(labels: Any, predicted: Any, class_names: Sequence[str], *,
     ax = canvas(ax)
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     image = _shades(ax, share)
-    side = min(points(ax)) / len(names)
-    size = min(9.0, 0.55 * side, 0.85 * side / (WIDTH_OF_A_LETTER * len(str(counts.max()))))
+    name_axes(ax, "predicted class", "true class")
+    # The names take room from the cells, and the cells decide which names there are: the second time fits.
+    for _ in range(2):
+        _name(ax, names)
+    width, height = (length / len(names) for length in points(ax))
+    size = min(9.0, 0.6 * height, 0.9 * width / (WIDTH_OF_A_LETTER * len(str(counts.max()))))
     if size >= SMALLEST:
-        colours = image.cmap(image.norm(share))[..., :3]
-        luminance = colours @ np.array([0.2126, 0.7152, 0.0722])
-        for (row, column), count in np.ndenumerate(counts):
-            letters = "white" if luminance[row, column] < DARK else "black"
-            ax.text(column, row, f"{count}", ha="center", va="center", fontsize=size, color=letters)
-    _names(ax, names, side)
-    ax.set_xlabel("predicted class")
-    ax.set_ylabel("true class")
+        _write(ax, counts, image.cmap(image.norm(share))[..., :3], size)
+    else:
+        _scale(ax, image)
+        _name(ax, names)
     return ax
 
 
@@ -85,24 +89,42 @@ def _counts(labels: Any, predicted: Any, classes: int) -> Array:
 
 def _shades(ax: Axes, share: Array) -> Any:
     from matplotlib.colors import PowerNorm
-    from matplotlib.ticker import PercentFormatter
 
-    image = ax.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    # Cells that are no squares fill the picture, and a layout can measure it.
+    image = ax.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest")
     ax.grid(False)
-    # An inset moves with its Axes and takes no room from its neighbours.
-    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.03, 0, 0.04, 1)), ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
-    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.set_label("of the true class", fontsize=SMALL)
     return image
 
 
-def _names(ax: Axes, names: list[str], side: float) -> None:
+def _scale(ax: Axes, image: Any) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    bar = ax.figure.colorbar(image, ax=ax, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format=PercentFormatter(1, 0))
+    bar.ax.tick_params(labelsize=small(ax))
+    bar.set_label("of the true class", fontsize=small(ax))
+
+
+def _write(ax: Axes, counts: Array, colours: Array, size: float) -> None:
+    """The counts, black or white, whichever the background leaves more legible."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    for (row, column), count in np.ndenumerate(counts):
+        letters = "white" if luminance[row, column] < DARK else "black"
+        ax.text(column, row, f"{count}", ha="center", va="center", fontsize=size, color=letters)
+
+
+def _name(ax: Axes, names: list[str]) -> None:
     """Names that have room: every so many, and upright ones below where they would touch."""
-    size = min(9.0, max(6.0, 0.8 * side))
-    every = max(1, int(np.ceil(1.15 * size / side)))
-    at = list(range(0, len(names), every))
-    words = [plain(names[i], 14) for i in at]
-    upright = max(len(word) for word in words) * WIDTH_OF_A_LETTER * size > 0.9 * side * every
-    ax.set_xticks(at, words, fontsize=size, rotation=90 if upright else 0)
-    ax.set_yticks(at, words, fontsize=size)
+    largest = small(ax) + 1
+    at, words, sizes = [], [], []
+    for length in points(ax):
+        cell = length / len(names)
+        size = min(largest, max(6.0, 0.8 * cell))
+        every = next(n for n in STEPS if n * cell >= 1.2 * size or n >= len(names))
+        sizes.append(size)
+        at.append(list(range(0, len(names), every)))
+        words.append([plain(names[i], 14 if largest > 8 else 12) for i in at[-1]])
+    room = points(ax)[0] / len(names) * (at[0][1] if len(at[0]) > 1 else 1)
+    upright = max(map(len, words[0])) * WIDTH_OF_A_LETTER * sizes[0] > 0.9 * room
+    ax.set_xticks(at[0], words[0], fontsize=sizes[0], rotation=90 if upright else 0)
+    ax.set_yticks(at[1], words[1], fontsize=sizes[1])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinygrad_cr.errors import unknown_name
-from tinygrad_cr.plots.canvas import BLUE, GREY, LINE, SMALL, VERMILLION, canvas, say
+from tinygrad_cr.plots.canvas import BLUE, GREY, VERMILLION, canvas, lists_below, name_axes, say, small
 from tinygrad_cr.plots.events import EventList
 from tinygrad_cr.plots.timeline import Timeline
 from tinygrad_cr.train.history import History, Row
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 LABELS = {"loss": "loss (nats)", "accuracy": "accuracy (fraction right)"}
@@ -22,7 +23,9 @@ EXPLODED = 20
 """A loss that grows to so many times its first value gets a logarithmic axis: else all before it is a flat line."""
 
 MARKS = 14
-"""So many markers on a line tell it from the others; more would hide it."""
+"""So many markers on a line tell it from the other; more would hide it."""
+
+Series = tuple[list[float], list[float]]
 
 
 def curves(history: History | Sequence[Row], key: str = "loss", *, ax: Axes | None = None) -> Axes:
@@ -53,38 +56,44 @@ def curves(history: History | Sequence[Row], key: str = "loss", *, ax: Axes | No
     if timeline.rows and not any(key in row for row in timeline.rows):
         raise unknown_name("observation", key, timeline.rows[0])
     events = EventList(getattr(history, "events", ()), timeline)
-    ax = canvas(ax, taller=LINE * -(-len(events.labels()) // 2))
+    grow, ax = ax is None, canvas(ax)
     training, validation = timeline.series(key), timeline.series(f"val_{key}")
-    _gap(ax, training, validation)
-    for (x, y), label, colour, marker, style in (
+    handles: list[Artist] = []
+    for series, name, colour, marker, style in (
         (training, "training", BLUE, "o", "-"),
         (validation, "validation", VERMILLION, "s", "--"),
     ):
-        if x:
-            every = max(1, len(x) // MARKS)
-            ax.plot(x, y, style, color=colour, marker=marker, markersize=4, markevery=every, label=label, zorder=3)
-    if not training[0] and not validation[0]:
-        say(ax, f"no {key} was recorded")
-    else:
+        if series[0]:
+            handles += _line(ax, series, label=name, color=colour, marker=marker, linestyle=style)
+    handles += _gap(ax, training, validation)
+    if handles:
         _vertical_axis(ax, key, training[1] + validation[1])
-        ax.legend(loc="best", fontsize=SMALL, framealpha=0.9)
-    ax.set_ylabel(LABELS[key])
+    else:
+        ax.set_yticks([])
+        say(ax, f"no {key} was recorded")
+    name_axes(ax, "epoch", LABELS[key])
     ax.grid(axis="y", color="0.9", zorder=0)
     timeline.frame(ax, events.places)
+    lists_below(ax, (handles, [str(handle.get_label()) for handle in handles]), events.key(), grow=grow)
     events.draw(ax)
     return ax
 
 
-def _gap(ax: Axes, training: tuple[list[float], list[float]], validation: tuple[list[float], list[float]]) -> None:
+def _line(ax: Axes, series: Series, **style: Any) -> list[Any]:
+    x, y = series
+    return ax.plot(x, y, markersize=small(ax) / 2, markevery=max(1, len(x) // MARKS), zorder=3, **style)
+
+
+def _gap(ax: Axes, training: Series, validation: Series) -> list[Any]:
     """Shade between the lines, wherever both are known."""
     if not training[0] or not validation[0]:
-        return
+        return []
     low, high = max(training[0][0], validation[0][0]), min(training[0][-1], validation[0][-1])
     x = np.array(sorted({at for at in training[0] + validation[0] if low <= at <= high}))
-    if len(x) > 1:
-        ax.fill_between(
-            x, np.interp(x, *training), np.interp(x, *validation), color=GREY, alpha=0.2, linewidth=0, label="gap"
-        )
+    if len(x) < 2:
+        return []
+    ends = np.interp(x, *training), np.interp(x, *validation)
+    return [ax.fill_between(x, *ends, color=GREY, alpha=0.2, linewidth=0, label="gap")]
 
 
 def _vertical_axis(ax: Axes, key: str, values: list[float]) -> None:

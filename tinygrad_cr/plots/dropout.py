@@ -11,8 +11,8 @@ import numpy as np
 from tinygrad_cr import ops
 from tinygrad_cr.data.dataset import as_features
 from tinygrad_cr.errors import DataError
-from tinygrad_cr.plots.canvas import SMALL, WIDTH_OF_A_LETTER, canvas, points
-from tinygrad_cr.plots.images import Array, as_images, displayed, put, sheet
+from tinygrad_cr.plots.canvas import canvas, points, small
+from tinygrad_cr.plots.images import LEADING, Array, as_images, caption, displayed, put, sheet
 from tinygrad_cr.random import Generator, as_generator, keep_probability, keep_threshold
 from tinygrad_cr.tensor import Tensor
 
@@ -55,17 +55,19 @@ def dropout_mask(
         for values in (np.ones_like(x), x)
     )
     mask = masked != 0
-    ax = canvas(ax, bare=True)
+    strips = shape[0] == 1
+    ax = canvas(ax, bare=True, size=(6, 3) if strips else (6, 2.7))
     pictures, how = displayed(as_images(np.stack([x, result]), shape))
     mask_picture = as_images(mask[None].astype(np.float64), shape)[0]
     keep = keep_probability(keep_threshold(dropout))
     if mode == "inverted":
-        caption = f"inverted dropout of {dropout:g}: what stays is multiplied by {1 / keep:.3g}, evaluation left alone"
+        kept, test = f"kept values × {1 / keep:.3g}", "as they are"
     else:
-        caption = f"vanilla dropout of {dropout:g}: what stays is left alone, evaluation multiplied by {keep:.3g}"
-    titles = ("example", f"mask\n{int(mask.sum())} of {mask.size} kept", "result")
+        kept, test = "kept values as they are", f"× {keep:.3g}"
+    titles = (f"example\n{x.size} values", f"mask\n{int(mask.sum())} of {x.size} kept", f"result\n{kept}")
+    words = f"{mode} dropout, probability of dropping {dropout:g}; at test time all values stay, {test}"
     ways = (how, {"cmap": "gray", "vmin": 0, "vmax": 1}, how)
-    _draw(ax, (pictures[0], mask_picture, pictures[1]), ways, titles, caption)
+    _draw(ax, (pictures[0], mask_picture, pictures[1]), ways, titles, words)
     return ax
 
 
@@ -82,31 +84,26 @@ def _image(example: Any, image_shape: Sequence[int] | None) -> tuple[Array, Sequ
     return row[0], shape
 
 
-def _draw(
-    ax: Axes, images: Sequence[Array], ways: Sequence[dict[str, Any]], titles: Sequence[str], caption: str
-) -> None:
-    """Images side by side with titles; strips one above the other."""
+def _draw(ax: Axes, images: Sequence[Array], ways: Sequence[dict[str, Any]], titles: Sequence[str], words: str) -> None:
+    """Images side by side with titles; strips one above the other. The words stand below."""
     width, height = points(ax)
     tall, wide = images[0].shape[:2]
-    strip = tall == 1
-    columns, rows = (1, 3) if strip else (3, 1)
-    line = 1.25 * SMALL
-    words = textwrap.wrap(caption, max(12, int(width / (WIDTH_OF_A_LETTER * SMALL))))
-    below = line * (len(words) + 0.6)
-    cell = width / columns, (height - below) / rows
-    above = line * (1.3 if strip else 2.3)
-    if strip:
-        box = 0.98 * cell[0], cell[1] - above - 3
+    size = small(ax)
+    line = LEADING * size
+    foot = textwrap.wrap(words, max(12, int(width / (0.52 * size))))
+    below = line * len(foot) + 6
+    if tall == 1:
+        columns, above = 1, line + 2
+        box = 0.98 * width, max(1.0, (height - below) / 3 - above - 4)
     else:
-        scale = min(0.95 * cell[0] / wide, (cell[1] - above) / tall)
+        columns, above = 3, 2 * line + 2
+        scale = max(0.01, min(0.31 * width / wide, (height - below - above) / tall))
         box = scale * wide, scale * tall
-    used = (above + box[1]) * rows + 3 * (rows - 1)
-    top = (height - below - used) / 2
+    pitch = above + box[1] + 4
+    first = max(0.0, (height - below - pitch * (3 // columns)) / 2)
     for i, (image, way, title) in enumerate(zip(images, ways, titles, strict=True)):
-        left = (i % columns + 0.5) * cell[0] - box[0] / 2
-        upper = top + (i // columns) * (above + box[1] + 3) + above
-        put(ax, image, (left, upper, *box), way)
-        text = title.replace("\n", ": ") if strip else title
-        ax.text(left + box[0] / 2, upper - 2, text, ha="center", va="bottom", fontsize=SMALL)
-    ax.text(width / 2, top + used + below - 2, "\n".join(words), ha="center", va="bottom", fontsize=SMALL)
+        middle, top = (i % columns + 0.5) * width / columns, first + i // columns * pitch + above
+        put(ax, image, (middle - box[0] / 2, top, *box), way)
+        caption(ax, middle, top - 2, [title.replace("\n", ": ")] if columns == 1 else title.split("\n"), size)
+    caption(ax, width / 2, first + pitch * (3 // columns) + below - 2, foot, size)
     sheet(ax, width, height)

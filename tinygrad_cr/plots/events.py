@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from tinygrad_cr.plots.canvas import BLACK, GREY, ORANGE, VERMILLION, list_below, plain, points
+from tinygrad_cr.plots.canvas import BLACK, GREY, ORANGE, VERMILLION, plain, points
 from tinygrad_cr.plots.timeline import Timeline
 from tinygrad_cr.train.history import Event
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 LANES = 4
@@ -77,13 +78,22 @@ class EventList:
             lines[KINDS - 1 :] = [(f"and {len(left)} more kinds", max(left, key=list(STYLES).index))]
         return lines
 
-    def draw(self, ax: Axes) -> None:
-        """Draw lines, badges and the list; the limits of both axes must be set."""
+    def key(self) -> tuple[list[Artist], list[str]]:
+        """Handles and labels of the list."""
         from matplotlib.lines import Line2D
 
+        labels = self.labels()
+        return (
+            [Line2D([], [], color=STYLES[level][0], linestyle=STYLES[level][4]) for _, level in labels],
+            [label for label, _ in labels],
+        )
+
+    def draw(self, ax: Axes) -> None:
+        """Draw lines and badges; the limits of both axes must be set."""
         if not self.badges:
             return
-        lanes = lanes_of(self.badges, ax.get_xlim(), points(ax)[0])
+        width, height = points(ax)
+        lanes = lanes_of(self.badges, ax.get_xlim(), width, max(1, min(LANES, int(0.4 * height / LANE))))
         _make_room(ax, LANE * (1 + max(lane for _, lane in lanes)))
         for badge, lane in lanes:
             line, back, text, shape, style = STYLES[badge.level]
@@ -101,9 +111,6 @@ class EventList:
                 bbox={"boxstyle": shape, "facecolor": back, "edgecolor": line, "linewidth": 0.8},
                 zorder=6,
             )
-        labels = self.labels()
-        lines = [Line2D([], [], color=STYLES[level][0], linestyle=STYLES[level][4]) for _, level in labels]
-        list_below(ax, lines, [label for label, _ in labels])
 
 
 def numbers_label(numbers: Sequence[int]) -> str:
@@ -121,7 +128,9 @@ def numbers_label(numbers: Sequence[int]) -> str:
     return " ".join(f"{r[0]}-{r[-1]}" if len(r) > 2 else " ".join(map(str, r)) for r in runs)
 
 
-def lanes_of(badges: Iterable[Badge], limits: tuple[float, float], width: float) -> list[tuple[Badge, int]]:
+def lanes_of(
+    badges: Iterable[Badge], limits: tuple[float, float], width: float, lanes: int = LANES
+) -> list[tuple[Badge, int]]:
     """The badges that find a place on an axis of this width in points, each with its lane from the top.
 
     Where there are too many, the first of each kind and the worst go first.
@@ -129,7 +138,7 @@ def lanes_of(badges: Iterable[Badge], limits: tuple[float, float], width: float)
     scale = width / (limits[1] - limits[0])
     levels = list(STYLES)
     order = sorted(badges, key=lambda badge: (not badge.first, -levels.index(badge.level), badge.x))
-    taken: list[list[tuple[float, float]]] = [[] for _ in range(LANES)]
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(lanes)]
     placed = []
     for badge in order:
         half = (LETTER * len(badge.label) + 8) / 2

@@ -13,6 +13,9 @@ from tinygrad_cr.errors import DataError, ShapeError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LEADING = 1.3
+"""From line to line of a caption, in sizes of its letters."""
+
 Array = np.ndarray[Any, Any]
 
 
@@ -43,8 +46,8 @@ def as_images(rows: Array, image_shape: Sequence[int] | None) -> Array:
 
 def displayed(images: Array) -> tuple[Array, dict[str, Any]]:
     """Images as matplotlib draws them, all on one scale, and how: black is the least value and white the greatest."""
-    if images.dtype == np.uint8:
-        return images, {"cmap": "gray", "vmin": 0, "vmax": 255}
+    if images.dtype == np.uint8 and images.ndim == 4:
+        return images, {}
     low, high = float(images.min()), float(images.max())
     if images.ndim == 4:
         # matplotlib wants colours in [0, 1]; those that are there already keep their brightness.
@@ -55,8 +58,18 @@ def displayed(images: Array) -> tuple[Array, dict[str, Any]]:
 
 def put(ax: Axes, image: Array, box: tuple[float, float, float, float], how: dict[str, Any]) -> None:
     """Draw an image into the box (left, top, width, height), in units of a sheet whose y runs downward."""
+    from matplotlib.patches import Rectangle
+
     left, top, width, height = box
     ax.imshow(image, extent=(left, left + width, top + height, top), interpolation="nearest", **how)
+    # White pictures have an edge too.
+    ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="0.4", linewidth=0.5))
+
+
+def caption(ax: Axes, middle: float, bottom: float, lines: Sequence[str], size: float) -> None:
+    """Centred lines whose last one ends at `bottom`. Each is a text of its own: so baselines agree between columns."""
+    for i, line in enumerate(reversed(lines)):
+        ax.text(middle, bottom - LEADING * size * i - 0.25 * size, line, ha="center", va="baseline", fontsize=size)
 
 
 def sheet(ax: Axes, width: float, height: float) -> None:
@@ -67,15 +80,21 @@ def sheet(ax: Axes, width: float, height: float) -> None:
     ax.set_axis_off()
 
 
-def best_columns(count: int, width: float, height: float, cell: tuple[float, float], extra: float) -> int:
-    """In how many columns `count` cells of the proportions `cell` come out largest, each with `extra` height beside it.
+def columns_for(
+    count: int, width: float, height: float, image: tuple[int, int], words: float = 0, least: float = 0
+) -> int:
+    """In how many columns `count` images, (height, width) each, come out largest on a sheet.
 
-    >>> best_columns(12, 432, 288, (1, 1), 20)
-    4
+    words: height of what is written above each. least: width that it needs; if no sheet has that, it is not considered.
+
+    >>> columns_for(12, 432, 288, (28, 28), words=20), columns_for(12, 432, 288, (28, 28), words=20, least=140)
+    (4, 3)
     """
+    fitting = [n for n in range(1, count + 1) if width / n >= least] or [1]
+    return max(fitting, key=lambda n: scale_of(count, n, width, height, image, words))
 
-    def scale(columns: int) -> float:
-        rows = -(-count // columns)
-        return min(width / columns / cell[0], (height / rows - extra) / cell[1])
 
-    return max(range(1, count + 1), key=scale)
+def scale_of(count: int, columns: int, width: float, height: float, image: tuple[int, int], words: float = 0) -> float:
+    """The size of a pixel where `count` images stand in so many columns, a little space between them."""
+    rows = -(-count // columns)
+    return max(0.01, min(0.94 * width / columns / image[1], (0.98 * height / rows - words) / image[0]))

@@ -9,14 +9,19 @@ import numpy as np
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.errors import DataError, OptionError, ShapeError
 from tinygrad_cr.options import integer
-from tinygrad_cr.plots.canvas import SMALL, WIDTH_OF_A_LETTER, canvas, plain, points, say
-from tinygrad_cr.plots.images import Array, as_images, best_columns, displayed, put, sheet
+from tinygrad_cr.plots.canvas import WIDTH_OF_A_LETTER, canvas, plain, points, say, small
+from tinygrad_cr.plots.images import LEADING, Array, as_images, caption, columns_for, displayed, put, scale_of, sheet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SMALLEST = 5.5
-"""Points: names are cut rather than written smaller."""
+LETTERS = 14
+"""Longer names are cut."""
+
+LEAST = 30
+"""Points: in less, nobody sees what is in an image."""
+
+FORMS = ("{0}", "→ {1} ({2})"), ("{0}", "→ {1}", "({2})")
 
 
 def worst_mistakes(data: Dataset, probabilities: Any, *, ax: Axes | None = None, count: int = 12) -> Axes:
@@ -28,7 +33,7 @@ def worst_mistakes(data: Dataset, probabilities: Any, *, ax: Axes | None = None,
         data: with labels and an image_shape.
         probabilities: [n, classes], as `train.predict_proba` gives them for these rows.
         ax: where to draw.
-        count: at most so many images.
+        count: at most so many images; fewer where they would be too small to be seen.
 
     Raises:
         DataError: data without labels or image_shape, or probabilities that are none.
@@ -38,7 +43,7 @@ def worst_mistakes(data: Dataset, probabilities: Any, *, ax: Axes | None = None,
 
     >>> data = Dataset([[[0.0, 1.0]], [[1.0, 0.0]]], [0, 1], class_names=["cat", "dog"])
     >>> [title.get_text() for title in worst_mistakes(data, [[0.2, 0.8], [0.1, 0.9]]).texts]
-    ['cat\\n→ dog (0.80)']
+    ['cat', '→ dog (0.80)']
     """
     count = integer("count", count, least=1)
     if not isinstance(data, Dataset):
@@ -56,7 +61,7 @@ def worst_mistakes(data: Dataset, probabilities: Any, *, ax: Axes | None = None,
         say(ax, f"no mistakes: all {len(data)} rows are right")
         return ax
     titles = [
-        (data.class_names[data.y[row]], data.class_names[predicted[row]], f"({p[row, predicted[row]]:.2f})")
+        (data.class_names[data.y[row]], data.class_names[predicted[row]], f"{p[row, predicted[row]]:.2f}")
         for row in worst
     ]
     shown, how = displayed(images[worst])
@@ -78,20 +83,42 @@ def _probabilities(probabilities: Any, data: Dataset) -> Array:
 
 
 def _draw(ax: Axes, images: Array, how: dict[str, Any], titles: list[tuple[str, str, str]]) -> None:
-    """Images in rows, each with two lines above it."""
+    """Images in rows with two lines above each, or three where that leaves more room for the images."""
     width, height = points(ax)
-    tall, wide = images.shape[1:3]
-    words = 2.7 * SMALL
-    columns = best_columns(len(images), width, height, (wide, tall), words)
-    rows = -(-len(images) // columns)
-    cell = width / columns, height / rows
-    scale = max(0.01, min(0.94 * cell[0] / wide, (cell[1] - words) / tall))
-    letters = max(len(true) for true, _, _ in titles), max(len(f"→ {other} {p}") for _, other, p in titles)
-    size = max(SMALLEST, min(float(SMALL), 0.96 * cell[0] / (WIDTH_OF_A_LETTER * max(letters))))
-    room = int(0.96 * cell[0] / (WIDTH_OF_A_LETTER * size))
-    for i, (image, (true, other, p)) in enumerate(zip(images, titles, strict=True)):
-        left, top = i % columns * cell[0], i // columns * cell[1]
-        put(ax, image, (left + (cell[0] - scale * wide) / 2, top + words, scale * wide, scale * tall), how)
-        text = f"{plain(true, room)}\n→ {plain(other, max(1, room - 3 - len(p)))} {p}"
-        ax.text(left + cell[0] / 2, top + words - 2, text, ha="center", va="bottom", fontsize=size, linespacing=1.1)
+    shape, size = images.shape[1:3], small(ax)
+    for count in range(len(images), 0, -1):
+        plans = [_plan(form, titles[:count], width, height, shape, size) for form in FORMS]
+        scale, columns, texts = max(plans, key=lambda plan: plan[0])
+        if scale * min(shape) >= LEAST:
+            break
+    cell, box, words = width / columns, (scale * shape[1], scale * shape[0]), _height(texts[0], size)
+    rows = -(-count // columns)
+    gap = min(8.0, height / rows - words - box[1])
+    first = (height - rows * (words + box[1] + gap)) / 2
+    for i, (image, lines) in enumerate(zip(images[:count], texts, strict=True)):
+        middle, top = (i % columns + 0.5) * cell, first + i // columns * (words + box[1] + gap) + words
+        put(ax, image, (middle - box[0] / 2, top, *box), how)
+        caption(ax, middle, top, lines, size)
     sheet(ax, width, height)
+
+
+def _plan(
+    form: tuple[str, ...],
+    titles: list[tuple[str, str, str]],
+    width: float,
+    height: float,
+    shape: tuple[int, int],
+    size: float,
+) -> tuple[float, int, list[list[str]]]:
+    """The size of a pixel, the columns and the lines of each image, if titles have this form."""
+    texts = [
+        [line.format(plain(true, LETTERS), plain(other, LETTERS), p) for line in form] for true, other, p in titles
+    ]
+    wide = max(len(line) for lines in texts for line in lines) * WIDTH_OF_A_LETTER * size
+    words = _height(texts[0], size)
+    columns = columns_for(len(titles), width, height, shape, words, wide)
+    return scale_of(len(titles), columns, width, height, shape, words), columns, texts
+
+
+def _height(lines: list[str], size: float) -> float:
+    return LEADING * size * len(lines) + 2

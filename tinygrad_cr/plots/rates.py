@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr.errors import DataError, ShapeError
-from tinygrad_cr.plots.canvas import BLACK, BLUE, GREEN, GREY, SMALL, VERMILLION, canvas
+from tinygrad_cr.plots.canvas import BLACK, BLUE, GREEN, GREY, VERMILLION, canvas, list_below, name_axes, small
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 EXPLODED = 3
@@ -24,8 +25,8 @@ def learning_rate_range(rates: Any, *, ax: Axes | None = None) -> Axes:
     """Cost over learning rates, with the bracket between too low and too high, and the suggestion in it.
 
     Args:
-        rates: an object, or a dict, with `rates` ([n], ascending), `costs` ([n], nats; inf or NaN where training
-            diverged), `initial` (the cost before training) and `low`, `high`, `suggestion` (None where not found).
+        rates: an object, or a dict, with `rates` ([n], ascending), `costs` ([n], nats; inf, NaN or None where
+            training diverged), `initial` (the cost before training) and `low`, `high`, `suggestion` (None where not found).
         ax: where to draw.
 
     Raises:
@@ -40,49 +41,40 @@ def learning_rate_range(rates: Any, *, ax: Axes | None = None) -> Axes:
     """
     lr, costs, initial = _tried(rates)
     low, high, suggestion = (_rate(rates, name) for name in ("low", "high", "suggestion"))
-    if low is not None and high is not None and not low < high:
-        raise DataError(f"the bracket must have low < high, got low {low:g} and high {high:g}")
-    ax = canvas(ax)
+    if low is not None and high is not None and low > high:
+        raise DataError(f"the bracket must have low <= high, got low {low:g} and high {high:g}")
+    grow, ax = ax is None, canvas(ax)
     ax.set_xscale("log")
-    if low is not None or high is not None:
-        left, right = lr[0] if low is None else low, lr[-1] if high is None else high
-        ax.axvspan(left, right, facecolor=GREEN, alpha=0.16, label=_bracket(low, high), zorder=0)
-        for edge in (low, high):
-            if edge is not None:
-                ax.axvline(edge, color=GREEN, linewidth=0.9, zorder=1)
-    ax.axhline(initial, color=GREY, linestyle="--", linewidth=1.1, label=f"initial cost, {initial:.3g}", zorder=1)
-    ax.axhline(
-        EXPLODED * initial, color=VERMILLION, linestyle=":", linewidth=1.4, label=f"{EXPLODED} × initial cost", zorder=1
-    )
     top = TOP * initial
-    inside = np.isfinite(costs) & (costs <= top)
-    ax.plot(lr[inside], costs[inside], color=BLUE, marker="o", markersize=3.5, label="cost", zorder=3)
+    # NaN compares false: it counts as above.
+    inside = costs <= top
+    shown = np.where(inside, costs, np.nan)
+    handles: list[Artist] = []
+    handles += ax.plot(lr, shown, "o-", color=BLUE, markersize=small(ax) - 4.5, label="cost", zorder=3)
     if not inside.all():
-        ax.plot(
-            lr[~inside],
-            np.full((~inside).sum(), 0.97 * top),
-            linestyle="none",
-            marker="^",
-            markersize=6,
-            color=VERMILLION,
-            label="above the picture, inf or NaN",
-            zorder=3,
-        )
+        edge = np.full((~inside).sum(), 0.97 * top)
+        handles += ax.plot(lr[~inside], edge, "^", color=VERMILLION, markersize=5, label="above, inf or NaN", zorder=3)
     if suggestion is not None:
-        ax.axvline(
-            suggestion, color=BLACK, linestyle="-.", linewidth=1.4, label=f"suggestion, {suggestion:.2g}", zorder=2
-        )
+        label = f"suggestion {suggestion:.2g}"
+        handles.append(ax.axvline(suggestion, color=BLACK, linestyle="-.", linewidth=1.4, label=label, zorder=2))
+    handles += _bracket(ax, low, high, (lr[0], lr[-1]))
+    label = f"initial cost {initial:.3g}"
+    handles.append(ax.axhline(initial, color=GREY, linestyle="--", linewidth=1.1, label=label, zorder=1))
+    label = f"{EXPLODED} × initial cost"
+    handles.append(
+        ax.axhline(EXPLODED * initial, color=VERMILLION, linestyle=":", linewidth=1.4, label=label, zorder=1)
+    )
     ax.set_ylim(0, top)
-    ax.set_xlabel("learning rate")
-    ax.set_ylabel("cost (nats)")
-    ax.legend(loc="best", fontsize=SMALL, framealpha=0.9)
+    name_axes(ax, "learning rate", "cost (nats)")
+    list_below(ax, handles, [str(handle.get_label()) for handle in handles], grow=grow)
     return ax
 
 
 def _tried(rates: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], float]:
+    given = {name: _get(rates, name) for name in ("rates", "costs", "initial")}
     try:
-        lr, costs = (np.asarray(_get(rates, name), np.float64) for name in ("rates", "costs"))
-        initial = float(_get(rates, "initial"))
+        lr, costs = np.asarray(given["rates"], np.float64), np.asarray(given["costs"], np.float64)
+        initial = float(given["initial"])
     except (TypeError, ValueError) as problem:
         raise DataError(f"rates, costs and initial must be numbers: {problem}") from None
     if lr.ndim != 1 or lr.shape != costs.shape:
@@ -111,7 +103,16 @@ def _rate(rates: Any, name: str) -> float | None:
     return float(value)
 
 
-def _bracket(low: float | None, high: float | None) -> str:
+def _bracket(ax: Axes, low: float | None, high: float | None, ends: tuple[float, float]) -> list[Artist]:
+    """Shade between the edges; where one was not found, the shade reaches to the end of what was tried."""
+    if low is None and high is None:
+        return []
     if low is None:
-        return f"bracket, below {high:.2g}"
-    return f"bracket, above {low:.2g}" if high is None else f"bracket, {low:.2g} to {high:.2g}"
+        label = f"bracket below {high:.2g}"
+    else:
+        label = f"bracket above {low:.2g}" if high is None else f"bracket {low:.2g} to {high:.2g}"
+    for edge in (low, high):
+        if edge is not None:
+            ax.axvline(edge, color=GREEN, linewidth=0.9, zorder=1)
+    left, right = ends[0] if low is None else low, ends[1] if high is None else high
+    return [ax.axvspan(left, right, facecolor=GREEN, alpha=0.16, label=label, zorder=0)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr.errors import DataError, OptionError, unknown_name
-from tinygrad_cr.plots.canvas import SMALL, canvas, plain
+from tinygrad_cr.plots.canvas import canvas, name_axes, plain, small
 from tinygrad_cr.plots.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ RIDGES = 12
 HEIGHT = 1.7
 """Of a ridge, in distances between ridges: they overlap a little, which shows more of each."""
 
-TAIL = 0.0005
+TAIL = 0.001
 """The fraction of all values that may lie beyond either end of the picture: one outlier shall not set its scale."""
 
-KINDS = {"activation": "activation (output of the layer)", "gradient": "gradient of the loss (nats per unit of weight)"}
+KINDS = {"activation": "activation (output of the layer)", "gradient": "gradient (nats per unit of weight)"}
 KEYS = {"epoch", "step", "kind", "name", "low", "high", "counts", "zeros"}
 
 
@@ -61,7 +61,14 @@ def histograms(records: Sequence[Mapping[str, Any]], kind: str, name: str, *, ax
     for i, (counts, edges) in enumerate(ridges):
         heights = HEIGHT * counts / max(1, counts.max())
         ax.stairs(
-            i + heights, edges, baseline=i, fill=True, facecolor="#A9CCE3", edgecolor="#1B3A57", zorder=3 + RIDGES - i
+            i + heights,
+            edges,
+            baseline=i,
+            fill=True,
+            facecolor="#A9CCE3",
+            edgecolor="#0B2E4A",
+            linewidth=0.7,
+            zorder=3 + RIDGES - i,
         )
         ax.axhline(i, color="0.75", linewidth=0.6, zorder=2)
         ax.text(
@@ -70,13 +77,12 @@ def histograms(records: Sequence[Mapping[str, Any]], kind: str, name: str, *, ax
             _percent(shown[i]["zeros"]),
             transform=ax.get_yaxis_transform(),
             va="center",
-            fontsize=SMALL,
+            fontsize=small(ax),
         )
-    ax.text(1.015, 1.0, "zeros", transform=ax.transAxes, va="center", fontsize=SMALL, style="italic")
+    ax.text(1.015, 1.0, "zeros", transform=ax.transAxes, va="center", fontsize=small(ax), style="italic")
     ax.set_yticks(range(len(shown)), [f"{round(timeline.at(r['epoch'], r['step']), 2):g}" for r in shown])
     ax.set_ylim(-0.3, len(shown) - 1 + HEIGHT + 0.4)
-    ax.set_xlabel(KINDS[kind])
-    ax.set_ylabel("epoch")
+    name_axes(ax, KINDS[kind], "epoch")
     ax.set_title(plain(name, 40), fontsize="medium")
     return ax
 

@@ -62,4 +62,3 @@ class Timeline:
         margin = 0.04 * (high - low) or 0.5
         ax.set_xlim(low - margin, high + margin)
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        ax.set_xlabel("epoch")
