@@ -16,8 +16,9 @@ import numpy as np
 
 from tinygrad_cr import ops
 from tinygrad_cr.data import Standardizer
+from tinygrad_cr.doctor import inputs
 from tinygrad_cr.doctor.case import Case, Data, Loss, Stepper, make_case
-from tinygrad_cr.errors import DivergenceError
+from tinygrad_cr.errors import DataError, DivergenceError
 from tinygrad_cr.nn import Module
 from tinygrad_cr.optim import Optimizer
 from tinygrad_cr.random import Generator
@@ -99,6 +100,7 @@ def learning_rate_range(
     """Try learning rates in short runs of copies; arguments and errors as of `preflight`, nothing is changed.
 
     Raises:
+        DataError: also for numbers that are not finite.
         DivergenceError: the cost is not finite before any update.
 
     >>> from tinygrad_cr.data import load
@@ -120,6 +122,8 @@ def learning_rate_range(
         standardize=standardize,
         generator=generator,
     )
+    if not case.finite:
+        raise DataError(f"no rate can be tried: {inputs.check(case).measured}")
     with np.errstate(all="ignore"):
         return find(case)
 
