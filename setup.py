@@ -10,6 +10,7 @@ setup(
     packages=[
         "tinygrad_cr",
         "tinygrad_cr.data",
+        "tinygrad_cr.doctor",
         "tinygrad_cr.kernels",
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",
