@@ -14,6 +14,7 @@ setup(
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",
         "tinygrad_cr.train",
+        "tinygrad_cr.train.monitors",
     ],
     package_dir={"tinygrad_cr": "tinygrad_cr", "tinygrad_cr.kernels": "kernels"},
 )
