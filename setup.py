@@ -16,6 +16,7 @@ setup(
         "tinygrad_cr.nn",
         "tinygrad_cr.plots",
         "tinygrad_cr.train",
+        "tinygrad_cr.train.monitors",
     ],
     package_dir={"tinygrad_cr": "tinygrad_cr", "tinygrad_cr.kernels": "kernels"},
 )
