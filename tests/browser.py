@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, driven through a pipe by its DevTools protocol, without a library for it.
+"""A real browser for tests: headless Chromium, driven through a pipe by its DevTools protocol.
 
 https://chromedevtools.github.io/devtools-protocol/ says what can be asked; with ``--remote-debugging-pipe`` messages
 are JSON, each ended by a zero byte, on file descriptors 3 (to the browser) and 4 (from it).
@@ -36,7 +36,13 @@ class Browser:
         # Above 10, so that making them 3 and 4 overwrites neither.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for pipe in (os.pipe(), os.pipe()) for end in pipe]
         theirs_in, self._out, self._in, theirs_out = ends
-        arguments = ["--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
+        arguments = [
+            "--headless=new",
+            "--remote-debugging-pipe",
+            "--disable-gpu",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ]
         arguments += [f"--user-data-dir={folder}", "--disable-background-networking", "--disable-dev-shm-usage"]
         if os.geteuid() == 0:
             # Chromium refuses its sandbox to root, who is the only user in most containers.
@@ -73,13 +79,11 @@ class Browser:
         os.close(self._out)
 
     def open(self, path: Path, width: int = 1280, scheme: str = "light") -> None:
-        """Show a file in a window of this width, as a person with a light or dark screen sees it; wait until it is there."""
+        """Show a file in a window of this width, on a light or dark screen, and wait until it is there."""
         self.complaints.clear()
         self.requests.clear()
         self._events.clear()
-        self.ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self.ask("Emulation.setEmulatedMedia", media="", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.ask("Page.navigate", url=path.resolve().as_uri())
         self._wait_for("Page.loadEventFired")

@@ -21,9 +21,8 @@ Array = np.ndarray[Any, Any]
 def curves(history: History, key: str) -> str:
     """Of `plots.curves`.
 
-    >>> rows = [{"epoch": 1, "loss": 2.3, "val_loss": 1.9}, {"epoch": 2, "loss": 1.1, "val_loss": 2.0}]
-    >>> curves(History(rows), "loss")
-    'Training loss falls from 2.3 in epoch 1 to 1.1 in epoch 2. Validation loss rises from 1.9 in epoch 1 to 2 in epoch 2.'
+    >>> curves(History([{"epoch": 1, "loss": 2.3, "val_loss": 1.9}, {"epoch": 2, "loss": 1.1}]), "loss")
+    'Training loss falls from 2.3 in epoch 1 to 1.1 in epoch 2. Validation loss is 1.9 in epoch 1.'
     """
     timeline = Timeline(history)
     parts = []
@@ -80,9 +79,8 @@ def ratios(history: History) -> str:
         return "No update ratio was recorded."
     inside = sum(BAND[0] <= ratio <= BAND[1] for ratio in last.values())
     names = [f"{name.removeprefix(PREFIX)} {number(ratio, 2)}" for name, ratio in last.items()]
-    return (
-        f"In the end {inside} of {count(len(last), 'tensor')} lie between {BAND[0]:g} and {BAND[1]:g}: {listed(_few(names))}."
-    )
+    where = f"{inside} of {count(len(last), 'tensor')} lie between {BAND[0]:g} and {BAND[1]:g}"
+    return f"In the end {where}: {listed(_few(names))}."
 
 
 def distributions(records: Sequence[Mapping[str, Any]]) -> str:
@@ -130,7 +128,9 @@ def mistakes(labels: Array, probabilities: Array, names: Sequence[str], limit: i
     if not len(wrong):
         return f"There are no mistakes: all {count(len(labels), 'row')} are right."
     worst = wrong[np.argsort(probabilities[wrong, labels[wrong]], kind="stable")][:limit]
-    texts = [f"{names[labels[i]]} taken for {names[predicted[i]]} ({probabilities[i, predicted[i]]:.2f})" for i in worst]
+    texts = [
+        f"{names[labels[i]]} taken for {names[predicted[i]]} ({probabilities[i, predicted[i]]:.2f})" for i in worst
+    ]
     return f"The worst {len(worst)} of {count(len(wrong), 'mistake')}: {', '.join(texts)}."
 
 

@@ -1,4 +1,4 @@
-"""Several runs side by side: a table of results and of what differs in the configuration, and their curves in one picture."""
+"""Several runs side by side: a table of results and differing settings, and their curves in one picture."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tinygrad_cr.plots.canvas import COLOURS, LINE, MARKERS, columns, list_below, plain, say
+from tinygrad_cr.plots.canvas import COLOURS, LINE, MARKERS, list_below, name_axes, plain, say
 from tinygrad_cr.plots.curves import LABELS, MARKS
 from tinygrad_cr.plots.timeline import Timeline
 from tinygrad_cr.report import alternatives
-from tinygrad_cr.report.drawing import Picture
-from tinygrad_cr.report.figures import count, duration, figures, fraction, number
+from tinygrad_cr.report.drawing import CURVES, Picture
+from tinygrad_cr.report.figures import count, duration, figures, fraction, listed, number
 from tinygrad_cr.report.html import Markup, join, scroll, tag
 from tinygrad_cr.report.pictures import thinned
 from tinygrad_cr.report.settings import differing, settings
@@ -33,16 +33,12 @@ def sentence(records: Mapping[str, Record]) -> str:
     seen = {name: figures(record.history) for name, record in records.items()}
     validated = {name: each.best_accuracy for name, each in seen.items() if each.best_accuracy is not None}
     levels = [verdict(record).level for record in records.values()]
-    parts = []
+    parts = ["No run has a validation accuracy, so nothing says which is best on new data."]
     if validated:
-        best = max(validated, key=lambda name: validated[name] or 0.0)
-        same = [name for name in validated if validated[name] == validated[best]]
-        also = f", as does {same[1]}" if len(same) == 2 else f", as do {len(same) - 1} others" if len(same) > 2 else ""
-        parts.append(
-            f"{best} has the best validation accuracy, {fraction(validated[best])} in epoch {seen[best].best_epoch}{also}."
-        )
-    else:
-        parts.append("No run has a validation accuracy, so nothing says which is best on new data.")
+        top = max(validated.values())
+        best, *others = [name for name, accuracy in validated.items() if accuracy == top]
+        also = f", as {'does' if len(others) == 1 else 'do'} {listed(others)}" if others else ""
+        parts = [f"{best} has the best validation accuracy, {fraction(top)} in epoch {seen[best].best_epoch}{also}."]
     for level, what in (("fail", "failed"), ("warn", "with warnings")):
         if level in levels:
             parts.append(f"{count(levels.count(level), 'run')} {what}.")
@@ -74,30 +70,48 @@ def table(records: Mapping[str, Record], anchors: Mapping[str, str]) -> Markup:
     columns = tag("tr", tag("th", "run", scope="col"), *(_heading(name, anchors[name]) for name in records))
     body = [_row(name, cells) for name, cells in results.items()]
     body += [_row(name, cells, name in different) for name, cells in chosen.items()]
-    same = tag("caption", f"{len(records)} runs. Marked with ≠: the configurations differ in it. All other settings are the same.")
-    return scroll("Comparison of the runs", tag("table", same, tag("thead", columns), tag("tbody", *body), class_="runs"))
+    caption = tag("caption", tag("span", "Results and settings of the runs", class_="hidden"))
+    whole = tag("table", caption, tag("thead", columns), tag("tbody", *body), class_="runs")
+    explanation = "Rows marked with ≠ are settings that differ; settings that are not shown are the same."
+    return join([tag("p", explanation, class_="summary"), scroll("Comparison of the runs", whole)])
 
 
 def overlays(records: Mapping[str, Record]) -> list[Picture]:
     """Loss and accuracy of all runs."""
     histories = {name: record.history for name, record in records.items()}
     drawn = {name: thinned(history) for name, history in histories.items()}
-    below = LINE * (1 + len(records) // 2)
-    return [
-        Picture(
-            f"{key} of all runs",
-            partial(overlay, drawn, key),
-            alternatives.overlay(histories, key),
-            f"{key.capitalize()} of all runs: validation as lines with marks, training thin and dotted.{more}",
-            height=3.8 + below,
+    found = []
+    for key in ("loss", "accuracy"):
+        losses = [Timeline(history).series(key)[1] for history in drawn.values()] if key == "loss" else []
+        top = highest(losses)
+        cut = f" Losses above {number(top)}, {CUT} times the highest first one, are cut off." if top is not None else ""
+        found.append(
+            Picture(
+                CURVES,
+                f"{key} of all runs",
+                partial(overlay, drawn, key, top),
+                alternatives.overlay(histories, key),
+                f"{key.capitalize()} of all runs: validation with marks, training thin and dotted.{cut}",
+                height=3.8 + LINE * (1 + len(records) // 2),
+            )
         )
-        for key, more in (("loss", f" Losses above {CUT} times the highest first one are cut off."), ("accuracy", ""))
-    ]
+    return found
 
 
-def overlay(histories: Mapping[str, History], key: str, ax: Axes) -> Axes:
+def highest(losses: Sequence[Sequence[float]]) -> float | None:
+    """Where the vertical axis is to end so that a run that exploded does not flatten the others; None for no limit.
+
+    >>> highest([[2.0, 0.5], [2.5, 900.0]]), highest([[2.0, 0.5], []])
+    (7.5, None)
+    """
+    known = [each for each in losses if each]
+    top = CUT * max((each[0] for each in known), default=0.0)
+    return top if known and max(map(max, known)) > top else None
+
+
+def overlay(histories: Mapping[str, History], key: str, top: float | None, ax: Axes) -> Axes:
     """The curves of several runs in one picture: validation where there is one, and training thin and dotted."""
-    handles, firsts, values, ends = [], [], [], []
+    handles, ends = [], []
     for i, history in enumerate(histories.values()):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         timeline = Timeline(history)
@@ -107,20 +121,17 @@ def overlay(histories: Mapping[str, History], key: str, ax: Axes) -> Axes:
         handles += ax.plot(x, y, color=colour, marker=marker, markersize=4, markevery=every, linewidth=1.4, zorder=3)
         if validation[0]:
             ax.plot(*training, ":", color=colour, linewidth=1.0, zorder=2)
-        values += y + (training[1] if validation[0] else [])
-        firsts += y[:1]
-        ends += x
-    list_below(ax, handles, [plain(name, 28 if columns(ax) == 2 else 50) for name in histories])
-    ax.set_ylabel(LABELS[key])
-    ax.set_xlabel("epoch")
+        ends += x + training[0]
+    name_axes(ax, "epoch", LABELS[key])
+    list_below(ax, handles, [plain(name, 40) for name in histories])
     ax.grid(axis="y", color="0.9", zorder=0)
-    if not values:
+    if not ends:
         say(ax, f"no {key} was recorded")
-    elif key == "loss" and max(values) > CUT * max(firsts):
-        ax.set_ylim(0, CUT * max(firsts))
-    if ends and min(ends) < max(ends):
-        margin = 0.04 * (max(ends) - min(ends))
-        ax.set_xlim(min(ends) - margin, max(ends) + margin)
+        return ax
+    if top is not None:
+        ax.set_ylim(0, top)
+    margin = 0.04 * (max(ends) - min(ends)) or 0.5
+    ax.set_xlim(min(ends) - margin, max(ends) + margin)
     return ax
 
 

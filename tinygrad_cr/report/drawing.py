@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from tinygrad_cr.errors import extra
+from tinygrad_cr.errors import ExtraError, extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH = 5.4
 """Inches. On a phone the page shows it at two thirds of its size, in print at about half the width of a sheet."""
+
+CURVES, STEPS, LAYERS, RESULTS = "Curves", "Steps", "Layer by layer", "What was learned"
+"""The headings that pictures stand under."""
+
+NO_EPOCH = "no epoch has ended"
+"""The reason why there is nothing to show."""
 
 DPI = 180
 """Of images: two pixels for each of a common screen."""
@@ -28,6 +34,7 @@ class Picture:
     """A picture that can be drawn.
 
     Attributes:
+        group: what it stands with: one of the headings below.
         name: what it is, in a few words.
         draw: draws it into the Axes given.
         alternative: what it shows, in numbers.
@@ -37,6 +44,7 @@ class Picture:
         bare: it has no axes and fills its frame.
     """
 
+    group: str
     name: str
     draw: Callable[[Axes], Axes]
     alternative: str
@@ -51,6 +59,16 @@ class Omission(NamedTuple):
 
     name: str
     reason: str
+
+
+def unavailable() -> str | None:
+    """Why nothing can be drawn; None if it can."""
+    try:
+        with extra("plot"):
+            import matplotlib  # noqa: F401
+    except ExtraError as error:
+        return str(error)
+    return None
 
 
 def data_uri(picture: Picture) -> str:
@@ -91,6 +109,4 @@ def shorter(svg: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-    return re.sub(
-        r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]).replace("\n", ""), svg
-    )
+    return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]).replace("\n", ""), svg)

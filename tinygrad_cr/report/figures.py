@@ -93,12 +93,12 @@ def duration(seconds: float | None) -> str:
     """A time as people say it.
 
     >>> duration(0.123), duration(9.96), duration(75.4), duration(7260), duration(None)
-    ('0.12 s', '10 s', '1 min 15 s', '2 h 1 min', '–')
+    ('0.12 s', '9.96 s', '1 min 15 s', '2 h 1 min', '–')
     """
     if seconds is None:
         return "–"
     if seconds < 59.5:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 

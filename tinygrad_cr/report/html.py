@@ -20,7 +20,7 @@ Cell = Markup | str
 
 
 def tag(element: str, *children: Child, **attributes: str | int | bool | None) -> Markup:
-    """An element. Attributes that are None or False are left out; ``class_`` and ``http_equiv`` are what they look like.
+    """An element. Attributes that are None or False are left out; ``class_`` means class, ``http_equiv`` http-equiv.
 
     >>> tag("p", "1 < 2 ", tag("b", "and"), class_="sum")
     '<p class="sum">1 &lt; 2 <b>and</b></p>'
@@ -46,16 +46,21 @@ def join(children: Iterable[Child]) -> Markup:
     )
 
 
-def table(caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], **attributes: str | None) -> Markup:
-    """A table whose first column names its rows, in a box of its own that scrolls where it is too narrow.
+def table(caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *, class_: str | None = None) -> Markup:
+    """A table that on a narrow screen becomes a list: the name of a column then stands before each of its cells.
 
-    >>> table("ages", ["who", "age"], [["Ada", "36"]]).count("scope=")
-    3
+    The roles say that it is a table, which browsers forget of one that is displayed as a list.
+
+    >>> table("ages", ["who", "age"], [["Ada", "36"]]).count('role="cell"')
+    2
     """
-    columns = tag("tr", *(tag("th", cell, scope="col") for cell in head))
-    body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
-    whole = tag("table", tag("caption", caption), tag("thead", columns), tag("tbody", *body), **attributes)
-    return scroll(caption, whole)
+    names = tag("tr", *(tag("th", cell, scope="col", role="columnheader") for cell in head), role="row")
+    body = (
+        tag("tr", *(tag("td", c, role="cell", data_label=h) for h, c in zip(head, row, strict=True)), role="row")
+        for row in rows
+    )
+    parts = (tag("thead", names, role="rowgroup"), tag("tbody", *body, role="rowgroup"))
+    return tag("table", tag("caption", caption), *parts, role="table", class_=f"list {class_ or ''}".strip())
 
 
 def scroll(label: str, content: Markup) -> Markup:

@@ -11,7 +11,7 @@ from tinygrad_cr import plots
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.errors import DataError, RunError
 from tinygrad_cr.report import alternatives
-from tinygrad_cr.report.drawing import Omission, Picture
+from tinygrad_cr.report.drawing import NO_EPOCH, RESULTS, Omission, Picture
 from tinygrad_cr.train import Record, Run, load_parts, load_run, predict_proba
 
 UNITS = 64
@@ -35,7 +35,7 @@ def from_network(record: Record) -> Iterator[Picture | Omission]:
         run = load_run(record.path)
     except RunError as error:
         there_is_none = not (record.path / "model.safetensors").exists()
-        reason = "no epoch has ended, so there is no network yet" if there_is_none else str(error)
+        reason = NO_EPOCH if there_is_none else str(error)
         yield from (Omission(name, reason) for name in (WEIGHTS, MATRIX, WORST, MASK))
         return
     yield _weights(run)
@@ -61,6 +61,7 @@ def _weights(run: Run) -> Picture | Omission:
     hidden = len(run.model.sizes) > 2
     what = "what a hidden unit looks for" if hidden else "the template of a class"
     return Picture(
+        RESULTS,
         WEIGHTS,
         lambda ax: plots.first_layer_weights(weights, shape, ax=ax, limit=UNITS),
         alternatives.weights(weights, shape, UNITS),
@@ -81,6 +82,7 @@ def _predictions(run: Run, part: Dataset, called: str) -> Iterator[Picture | Omi
         yield Omission(MATRIX, f"of {len(names)} classes nobody could read one")
     else:
         yield Picture(
+            RESULTS,
             MATRIX,
             lambda ax: plots.confusion_matrix(labels, predicted, names, ax=ax),
             alternatives.confusions(labels, predicted, names),
@@ -91,6 +93,7 @@ def _predictions(run: Run, part: Dataset, called: str) -> Iterator[Picture | Omi
         yield Omission(WORST, "the rows are no images")
         return
     yield Picture(
+        RESULTS,
         WORST,
         lambda ax: plots.worst_mistakes(part, probabilities, ax=ax, count=MISTAKES),
         alternatives.mistakes(labels, probabilities, names, MISTAKES),
@@ -113,18 +116,17 @@ def _mask(run: Run, part: Dataset) -> Picture | Omission:
 
     def draw(ax: Any) -> Any:
         # Any mask shows what masks do.
-        return plots.dropout_mask(
-            units, model.dropout, generator=0, mode=model.dropout_mode, image_shape=shape, ax=ax
-        )
+        return plots.dropout_mask(units, model.dropout, generator=0, mode=model.dropout_mode, image_shape=shape, ax=ax)
 
     active = int((units > 0).sum())
     return Picture(
+        RESULTS,
         MASK,
         draw,
-        f"The {len(units)} units of the first hidden layer for one row of the data, {active} of them active, and what is "
-        f"left of them when a fraction of {model.dropout:g} is dropped.",
-        "What dropout does in training: the first hidden layer's outputs for one example, a mask, and what the next layer "
-        "gets. Each step draws another mask; in evaluation there is none.",
+        f"The {len(units)} units of the first hidden layer for one row of the data, {active} of them active, and what "
+        f"is left of them when a fraction of {model.dropout:g} is dropped.",
+        "What dropout does in training: the first hidden layer's outputs for one example, a mask, and what the next "
+        "layer gets. Each step draws another mask; in evaluation there is none.",
         height=2.4,
         image=True,
         bare=True,

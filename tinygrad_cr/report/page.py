@@ -40,7 +40,8 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> P
 
     Raises:
         OptionError: no run.
-        RunError: a folder that is no run, a broken or foreign one, or a file that cannot be written. Nothing was written.
+        RunError: a folder that is no run, a broken or foreign one, or a file that cannot be written. Nothing was
+            written then.
 
     >>> write_report(["no-such-run"])
     Traceback (most recent call last):
@@ -123,7 +124,7 @@ def _head(title: str) -> Markup:
 
 
 def _single(record: Record) -> Markup:
-    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - TEXT)
+    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - TEXT, 3)
     return join(_sections(record, pictures, 2, ""))
 
 
@@ -154,7 +155,7 @@ def _several(records: dict[str, Record]) -> Markup:
     ]
     for name, record in records.items():
         anchor = anchors[name]
-        pictures = sections.gallery(chain(from_records(record), from_network(record)), room)
+        pictures = sections.gallery(chain(from_records(record), from_network(record)), room, 4)
         inside = _sections(record, pictures, 3, f"{anchor}-")
         heading = tag("h2", name, id=anchor)
         summary = tag("p", sections.summary(record), class_="summary")

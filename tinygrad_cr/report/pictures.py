@@ -10,51 +10,62 @@ import numpy as np
 
 from tinygrad_cr import plots
 from tinygrad_cr.report import alternatives
-from tinygrad_cr.report.drawing import Omission, Picture
+from tinygrad_cr.report.drawing import CURVES, LAYERS, NO_EPOCH, STEPS, Omission, Picture
 from tinygrad_cr.report.verdict import checks
 from tinygrad_cr.train import History, Record
 
 ROWS = 1000
 """So many rows of a history are drawn; more would be closer together than the dots of a printer."""
 
-LAYERS = 4
+MOST_LAYERS = 4
 """So many layers have their distributions drawn: the first, the last, and some between."""
+
+HOW = {
+    "activation": "Ridges that shrink to a line, or a share of zeros near 100 %, mean a layer that no longer learns",
+    "gradient": "Much narrower ridges in the first layers than in the last mean that gradients vanish on the way",
+}
+"""How to read the distributions."""
 
 LINE = 0.17
 """Inches: the height of a line below a picture."""
 
 
 def from_records(record: Record) -> Iterator[Picture | Omission]:
-    """Curves, learning-rate range, update ratios and distributions, in this order."""
+    """Curves, learning-rate range, update ratios and distributions."""
     history = record.history
     if not len(history):
-        yield Omission("curves, update ratios and distributions", "no epoch has ended")
-    yield from _learning_rates(record)
-    if not len(history):
+        yield from (Omission(name, NO_EPOCH) for name in ("curves", "update ratios", "distributions"))
+        yield from _learning_rates(record)
         return
     drawn = thinned(history)
     kinds = len({event.kind for event in history.events})
     left_out = f" Every {-(-len(history) // ROWS)}th row is drawn." if len(drawn) < len(history) else ""
     for key, caption in (
         ("loss", "Training loss is the mean cost of an epoch, penalty included and dropout on"),
-        ("accuracy", "A growing gap between training and validation means overfitting, no gap at all too small a network"),
+        (
+            "accuracy",
+            "A gap that grows means overfitting; no gap at all, that a larger network could do better",
+        ),
     ):
         yield Picture(
+            CURVES,
             key,
             partial(_curves, drawn, key),
             alternatives.curves(history, key),
             f"{key.capitalize()} over epochs. {caption}.{left_out}",
-            height=3.8 + LINE * -(-kinds // 2),
+            height=3.8 + LINE * (1 + -(-kinds // 2)),
         )
+    yield from _learning_rates(record)
     tensors = sum(name.startswith("update_ratio.") for name in history[0])
     if tensors:
         yield Picture(
+            STEPS,
             "update ratios",
             partial(_ratios, drawn),
             alternatives.ratios(history),
             "Norm of the last update over norm of the parameter. Far above the band the learning rate is too high for "
             "that tensor, far below it is too low.",
-            height=3.8 + LINE * (2 + min(tensors, 12) // 2),
+            height=3.8 + LINE * (1 + -(-min(tensors, 12) // 2)),
         )
     yield from _distributions(record.histograms)
 
@@ -77,6 +88,7 @@ def _learning_rates(record: Record) -> Iterator[Picture]:
         values = check.get("values")
         if isinstance(values, dict) and all(name in values for name in wanted) and values["rates"]:
             yield Picture(
+                STEPS,
                 "learning-rate range",
                 partial(_rates, values),
                 alternatives.rates(values),
@@ -86,25 +98,28 @@ def _learning_rates(record: Record) -> Iterator[Picture]:
 
 
 def _distributions(records: Sequence[dict[str, Any]]) -> Iterator[Picture | Omission]:
-    kinds = {
-        "activation": "Ridges that shrink to a line or move to zeros alone mean a layer that has stopped learning",
-        "gradient": "Ridges much narrower in the first layers than in the last mean that gradients vanish on the way",
-    }
+    """Activations of a layer beside the gradient of its weight, for some of the layers."""
     if not records:
         yield Omission("distributions of activations and gradients", "none were recorded")
-    for kind, how in kinds.items():
-        names = list(dict.fromkeys(record["name"] for record in records if record["kind"] == kind))
-        shown = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, LAYERS).round().astype(int))] if names else []
-        for name in shown:
-            chosen = [record for record in records if (record["kind"], record["name"]) == (kind, name)]
+        return
+    found: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
+    for record in records:
+        kind, name = record["kind"], record["name"]
+        layer = name if kind == "activation" else name.rpartition(".")[0]
+        found.setdefault(layer, {}).setdefault((kind, name), []).append(record)
+    layers = list(found)
+    shown = [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, MOST_LAYERS).round().astype(int))]
+    for layer in shown:
+        for (kind, name), chosen in found[layer].items():
             yield Picture(
+                LAYERS,
                 f"{kind}s of {name}",
                 partial(_histograms, chosen, kind, name),
                 f"Distribution of the {kind}s of {name}. {alternatives.distributions(chosen)}",
-                f"{kind.capitalize()}s of {name}, epoch by epoch upward. {how}.",
+                f"{kind.capitalize()}s of {name}, epoch by epoch upward. {HOW[kind]}.",
             )
-        if len(names) > len(shown):
-            yield Omission(f"{kind}s of {len(names) - len(shown)} more layers", "these stand for all")
+    if len(layers) > len(shown):
+        yield Omission(f"distributions of {len(layers) - len(shown)} more layers", "the ones above stand for all")
 
 
 def _curves(history: History, key: str, ax: Any) -> Any:

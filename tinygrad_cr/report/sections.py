@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
-from tinygrad_cr.errors import ExtraError, TinygradError
-from tinygrad_cr.report.drawing import Omission, Picture, data_uri
+from tinygrad_cr.errors import TinygradError
+from tinygrad_cr.report.drawing import Omission, Picture, data_uri, unavailable
 from tinygrad_cr.report.figures import count, duration, figures, fraction, listed, number
 from tinygrad_cr.report.html import Markup, join, table, tag
 from tinygrad_cr.report.settings import settings
@@ -59,12 +60,12 @@ def _events(events: Sequence[Event], level: int) -> Iterable[Markup]:
             event.kind.replace("_", " "),
             f"{event.epoch}",
             number(event.value),
-            f"{event.message}{' Training stopped here.' if event.stop else ''}",
+            _sentence(event.message) + (" Training stopped here." if event.stop else ""),
         )
         for event in events[:EVENTS]
     ]
     head = ("Level", "What", "Epoch", "Number", "What it means, and what to do")
-    yield table("What was noticed in training, the worst first", head, rows, class_="events")
+    yield table("In training, the worst first", head, rows, class_="events")
     if len(events) > EVENTS:
         yield tag("p", f"{len(events) - EVENTS:,} more stand in events.jsonl.")
 
@@ -85,48 +86,44 @@ def _preflight(record: Record, level: int) -> Iterable[Markup]:
         for check in found
     ]
     head = ("Status", "Check", "Measured", "Expected", "What to do")
-    yield table("What the preflight found, in the order of its checks", head, rows, class_="checks")
+    yield table("In the order in which they were made", head, rows, class_="checks")
 
 
-def gallery(items: Iterable[Picture | Omission], room: int) -> Markup:
-    """The pictures that fit into so many bytes, and a list of what was left out and why."""
-    shown: list[Markup] = []
+def gallery(items: Iterable[Picture | Omission], room: int, level: int | None = None) -> Markup:
+    """The pictures that fit into so many bytes, and a list of what was left out and why.
+
+    level: of a heading for each group of pictures; None for no headings.
+    """
+    problem = unavailable()
+    shown: dict[str, list[Markup]] = {}
     missing: list[Omission] = []
     words: list[Markup] = []
-    unavailable: str | None = None
     for item in items:
-        if isinstance(item, Omission):
-            missing.append(item)
-            continue
-        if unavailable is None:
-            try:
-                figure = _figure(item)
-            except ExtraError as error:
-                unavailable = str(error)
-            except TinygradError as error:
-                missing.append(Omission(item.name, str(error)))
-                continue
-            else:
-                if len(figure) <= room:
-                    room -= len(figure)
-                    shown.append(figure)
-                else:
-                    missing.append(Omission(item.name, "this page would become too large; a report of this run alone has room"))
-                continue
-        words.append(tag("li", tag("strong", f"{item.name}: "), item.alternative))
-    return join(
-        [
-            tag("div", *shown, class_="gallery") if shown else None,
-            tag("p", f"Pictures need matplotlib ({unavailable}). This is what they would show:") if words else None,
-            tag("ul", *words) if words else None,
-            *_omissions(missing),
-        ]
+        piece = _figure(item, room) if isinstance(item, Picture) and problem is None else item
+        if isinstance(piece, Omission):
+            missing.append(piece)
+        elif isinstance(piece, Picture):
+            words.append(tag("li", tag("strong", f"{piece.name}: "), piece.alternative))
+        else:
+            room -= len(piece)
+            shown.setdefault(item.group, []).append(piece)
+    groups = (
+        join([tag(f"h{level}", group) if level else None, tag("div", *figures, class_="gallery")])
+        for group, figures in shown.items()
     )
+    instead = [tag("p", f"There are no pictures: {problem}. They would show:"), tag("ul", *words)] if words else []
+    return join([*groups, *instead, *_omissions(missing)])
 
 
-def _figure(picture: Picture) -> Markup:
-    image = tag("img", src=data_uri(picture), alt=picture.alternative, class_="image" if picture.image else "chart")
-    return tag("figure", image, tag("figcaption", picture.caption))
+def _figure(picture: Picture, room: int) -> Markup | Omission:
+    """The picture with its caption, unless it cannot be drawn or has no room."""
+    try:
+        uri = data_uri(picture)
+    except TinygradError as error:
+        return Omission(picture.name, str(error))
+    image = tag("img", src=uri, alt=picture.alternative, class_="image" if picture.image else "chart")
+    figure = tag("figure", image, tag("figcaption", picture.caption))
+    return figure if len(figure) <= room else Omission(picture.name, "the page would become too large")
 
 
 def _omissions(missing: Sequence[Omission]) -> Iterable[Markup]:
@@ -135,7 +132,7 @@ def _omissions(missing: Sequence[Omission]) -> Iterable[Markup]:
     reasons: dict[str, list[str]] = {}
     for omission in missing:
         reasons.setdefault(omission.reason, []).append(omission.name)
-    lines = [tag("li", tag("strong", f"{listed(names)}: "), f"{reason}.") for reason, names in reasons.items()]
+    lines = [tag("li", tag("strong", f"{listed(names)}: "), _sentence(reason)) for reason, names in reasons.items()]
     yield tag("p", "Left out:", class_="omitted")
     yield tag("ul", *lines, class_="omitted")
 
@@ -154,9 +151,17 @@ def reproduction(record: Record) -> Markup:
     command = config.get("command")
     parts: list[Markup] = []
     if isinstance(command, list) and command:
-        parts.append(tag("pre", tag("code", shlex.join(map(str, command)))))
-        taken = " Choose another --out, as this folder is taken." if any(str(a).startswith("--out") for a in command) else ""
-        parts.append(tag("p", f"Started in the same folder, with the versions below, it makes the same run again.{taken}"))
+        # Lines break between words, not after the hyphens of an option.
+        words = [tag("span", shlex.quote(str(word)), class_="word") for word in command]
+        parts.append(tag("pre", tag("code", *chain.from_iterable((word, " ") for word in words))))
+        taken = any(str(word).startswith("--out") for word in command)
+        parts.append(
+            tag(
+                "p",
+                "Started in the same folder, with the versions below, it makes the same run again.",
+                " Choose another --out: that folder is taken now." if taken else None,
+            )
+        )
     else:
         parts.append(tag("p", "A Python program made this run, and no command: run it again with the settings above."))
     versions = config.get("versions")
@@ -170,6 +175,15 @@ def reproduction(record: Record) -> Markup:
 def _settings_table(caption: str, entries: dict[str, Any]) -> Markup:
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in entries.items()]
     return tag("table", tag("caption", caption), tag("tbody", *rows))
+
+
+def _sentence(text: str) -> str:
+    """Text that ends as a sentence does.
+
+    >>> _sentence("try 0.1"), _sentence("Why?")
+    ('try 0.1.', 'Why?')
+    """
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _badge(level: str, text: str | None = None) -> Markup:

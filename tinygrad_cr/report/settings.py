@@ -18,11 +18,11 @@ GROUPS: dict[str, dict[str, str]] = {
     "Training": {
         "optimizer": "optimizer",
         "lr": "learning rate",
-        "lr_decay": "decay of it, an epoch",
+        "lr_decay": "learning-rate decay",
         "schedule": "schedule",
         "momentum": "momentum",
         "reg": "regularisation",
-        "clip_norm": "longest gradient",
+        "clip_norm": "gradient clipping",
         "epochs": "epochs",
         "batch_size": "batch size",
         "seed": "seed",
@@ -39,9 +39,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "monitors": "monitors",
         "patience": "patience",
         "train_sample": "rows for the training accuracy",
-        "validate_epochs": "validation, every so many epochs",
-        "validate_steps": "and every so many steps",
-        "checkpoint_epochs": "checkpoint, every so many epochs",
+        "validate_epochs": "epochs between validations",
+        "validate_steps": "steps between validations",
+        "checkpoint_epochs": "epochs between checkpoints",
     },
 }
 """Where each entry of a configuration stands, and how it is called. Entries of the user's own come last."""
@@ -58,8 +58,8 @@ NAMES = {label: key for group in GROUPS.values() for key, label in group.items()
 def settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Group -> name of an entry -> its value, as text.
 
-    >>> settings({"lr": 0.01, "model": {"sizes": [64, 10]}, "mine": None})
-    {'Network': {'sizes': '64 → 10', 'parameters': '650'}, 'Training': {'learning rate': '0.01'}, 'Other': {'mine': 'none'}}
+    >>> settings({"model": {"sizes": [64, 10]}, "mine": None})
+    {'Network': {'sizes': '64 → 10', 'parameters': '650'}, 'Other': {'mine': 'none'}}
     """
     flat = _flat(config)
     if (sizes := _sizes(config)) is not None:
@@ -72,9 +72,10 @@ def settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         for group, keys in GROUPS.items()
     }
     # What the optimiser was made with is said already where it has a name of its own.
-    repeated = {key for key in options if key.removeprefix("optimizer_options.") in ("lr", "momentum")}
     known["Training"] |= {
-        key.removeprefix("optimizer_options."): value_text(key, flat[key]) for key in options.keys() - repeated
+        name: value_text(key, value)
+        for key, value in options.items()
+        if (name := key.removeprefix("optimizer_options.")) not in ("lr", "momentum")
     }
     others = {key: value for key, value in flat.items() if key not in options and not key.startswith(ELSEWHERE)}
     known["Other"] = {key: value_text(key, value) for key, value in others.items()}

@@ -40,8 +40,11 @@ def verdict(record: Record) -> Verdict:
         level = "warn" if warnings else "note"
         sentence = f"{how} after {_of(seen.epochs, wanted)}; {_result(seen, so_far=True)}"
         return Verdict(level, f"{sentence}{_named(warnings)}. {_how_to_go_on(record)}")
-    early = f" ({stopping.kind.replace('_', ' ')})" if (stopping := _stopping(events)) else ""
-    sentence = f"Trained for {_of(seen.epochs, wanted) if early else count(seen.epochs, 'epoch')}{early}; {_result(seen)}"
+    stopping = next((event for event in events if event.stop), None)
+    length = count(seen.epochs, "epoch")
+    if stopping is not None:
+        length = f"{_of(seen.epochs, wanted)} ({stopping.kind.replace('_', ' ')})"
+    sentence = f"Trained for {length}; {_result(seen)}"
     before = _failed_checks(record)
     level = "warn" if warnings or before else "ok"
     if not warnings:
@@ -65,20 +68,23 @@ def checks(record: Record) -> list[dict[str, Any]]:
 
 def _failed(failures: Sequence[Event], seen: Figures, wanted: Any) -> str:
     last = failures[-1]
-    where = f"Failed in epoch {last.epoch}{f' of {wanted}' if finite(wanted) else ''}: {last.kind.replace('_', ' ')}"
+    where = f"Failed in epoch {last.epoch}{f' of {wanted}' if finite(wanted) else ''}, {last.kind.replace('_', ' ')}"
+    result = _result(seen)
     if seen.epochs == 0:
-        return f"{where}. No epoch ended before that, so there is no result."
-    if seen.best_accuracy is None:
-        return f"{where}. Before that, {count(seen.epochs, 'epoch')} ended; {_result(seen)}."
-    return f"{where}. The best before that is validation accuracy {fraction(seen.best_accuracy)} in epoch {seen.best_epoch}."
+        result = "no epoch ended before that, so there is no result"
+    elif seen.best_accuracy is not None:
+        result = (
+            f"the best before that is validation accuracy {fraction(seen.best_accuracy)} in epoch {seen.best_epoch}"
+        )
+    return f"{where}: {last.message.rstrip('.')}. {result[0].upper()}{result[1:]}."
 
 
 def _result(seen: Figures, so_far: bool = False) -> str:
     if seen.best_accuracy is not None:
         best = "best validation accuracy so far" if so_far else "best validation accuracy"
         return f"{best} {fraction(seen.best_accuracy)} in epoch {seen.best_epoch}"
-    known = [f"{name} {text}" for name, text in (("loss", number(seen.loss)), ("training accuracy", fraction(seen.accuracy)))]
-    return f"final {listed(known)}; without a validation part, nothing says how good it is on new data"
+    known = f"loss {number(seen.loss)} and training accuracy {fraction(seen.accuracy)}"
+    return f"final {known}; without a validation part, nothing says how good it is on new data"
 
 
 def _named(warnings: Sequence[Event]) -> str:
@@ -95,10 +101,6 @@ def _failed_checks(record: Record) -> str:
     if not names:
         return ""
     return f" Before training, {count(len(names), 'check')} failed: {listed(names)}."
-
-
-def _stopping(events: Sequence[Event]) -> Event | None:
-    return next((event for event in events if event.stop), None)
 
 
 def _of(epochs: int, wanted: Any) -> str:
