@@ -142,7 +142,7 @@ class LossSpike(Monitor):
                     yield self._event(self.spike)
                 self.spike, self.told = None, True
                 return
-            level = math.log(cost + 0.01 * self.original)
+            level = math.log(max(cost, 0.0) + 0.01 * self.original)
             if self.count >= MEMORY:
                 z = (level - self.mean) / math.sqrt(self.variance + 1e-4)
                 usual = math.exp(self.mean) - 0.01 * self.original
