@@ -10,9 +10,11 @@ setup(
     packages=[
         "tinygrad_cr",
         "tinygrad_cr.data",
+        "tinygrad_cr.doctor",
         "tinygrad_cr.kernels",
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",
+        "tinygrad_cr.plots",
         "tinygrad_cr.train",
         "tinygrad_cr.train.monitors",
     ],

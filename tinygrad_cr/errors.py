@@ -7,7 +7,8 @@ Every error is a `TinygradError` and also the built-in exception a caller would 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TinygradError(Exception):
@@ -76,6 +77,30 @@ class DownloadError(TinygradError, OSError):
 
 class DivergenceError(TinygradError, ArithmeticError):
     """Training reached an infinite or undefined cost."""
+
+
+class ExtraError(TinygradError, ImportError):
+    """An optional library that cannot be imported; the message names the extra that brings it."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Stands around the imports of an optional library, and says how to get it where they fail.
+
+    Raises:
+        ExtraError: an import inside failed.
+
+    >>> with extra("plot"):
+    ...     import no_such_library
+    Traceback (most recent call last):
+    tinygrad_cr.errors.ExtraError: No module named 'no_such_library': install it with pip install 'tinygrad_cr[plot]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ExtraError(
+            f"{error}: install it with pip install 'tinygrad_cr[{name}]'", name=error.name, path=error.path
+        ) from error
 
 
 def unknown_name(kind: str, given: object, known: Iterable[str]) -> OptionError:

@@ -1,0 +1,183 @@
+"""The page: what stands on it in which order, and the file that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+
+from tinygrad_cr.errors import OptionError, RunError
+from tinygrad_cr.report import comparison, sections
+from tinygrad_cr.report.html import Markup, join, tag
+from tinygrad_cr.report.network import from_network
+from tinygrad_cr.report.pictures import from_records
+from tinygrad_cr.report.verdict import LEVELS, verdict
+from tinygrad_cr.train import Record, read_run
+from tinygrad_cr.train.run import REPORT, write_atomically
+
+LIMIT = 3_000_000
+"""Bytes of a page; a mail with it still arrives."""
+
+TEXT = 400_000
+"""Bytes of it that are kept for tables and text."""
+
+GENERATOR = "tinygrad_cr report"
+"""Marks a page as one of ours, which may be replaced."""
+
+# The page says itself that it loads nothing and runs nothing, and the browser holds it to that.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
+    """Write the report on a run, or on several side by side; where it was written.
+
+    Args:
+        runs: run folders. One that is given twice counts once.
+        out: the file. Left out, that is report.html in the folder of the run; of several runs, in the current folder.
+            A report that is there already is replaced, any other file is not.
+
+    Raises:
+        OptionError: no run.
+        RunError: a folder that is no run, a broken or foreign one, or a file that cannot be written. Nothing was written.
+
+    >>> write_report(["no-such-run"])
+    Traceback (most recent call last):
+    tinygrad_cr.errors.RunError: no-such-run is no run folder: it has no config.json; give the folder that train wrote
+    """
+    records = _read(runs)
+    path = Path(out) if out is not None else (records[0].path if len(records) == 1 else Path()) / REPORT
+    _refuse_foreign(path)
+    content = _page(records)
+    try:
+        write_atomically(path, content.encode())
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose another file with out") from None
+    return path
+
+
+def render(runs: Sequence[Path | str]) -> str:
+    """The report on runs as HTML; see `write_report`.
+
+    Raises:
+        OptionError, RunError: as `write_report`.
+    """
+    return _page(_read(runs))
+
+
+def _read(runs: Sequence[Path | str]) -> list[Record]:
+    if isinstance(runs, str | Path) or not runs:
+        raise OptionError(f"report wants a list of run folders, at least one; got {runs!r}")
+    folders = {Path(run).resolve(): Path(run) for run in reversed(runs)}
+    records = [read_run(folder) for folder in reversed(folders.values())]
+    for record in records:
+        for i, row in enumerate(record.history):
+            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+                raise RunError(f"{record.path} does not hold a whole run: line {i + 1} of history.jsonl has no epoch")
+    return records
+
+
+def _refuse_foreign(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            ours = GENERATOR.encode() in file.read(1000)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; choose another file with out") from None
+    if not ours:
+        raise RunError(f"{path} exists and is no report; nothing was written, choose another file with out")
+
+
+def _page(records: Sequence[Record]) -> str:
+    names = comparison.names([record.path.resolve().as_posix() for record in records])
+    by_name = dict(zip(names, records, strict=True))
+    one = len(records) == 1
+    title = names[0] if one else f"{len(records)} runs compared"
+    content = _single(records[0]) if one else _several(by_name)
+    header = tag(
+        "header",
+        tag("h1", title),
+        tag("p", sections.summary(records[0]) if one else ", ".join(names), class_="summary"),
+    )
+    footer = tag("footer", tag("p", f"Made by tinygrad_cr {_version()}."))
+    body = tag("body", header, tag("main", content), footer)
+    return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
+
+
+def _head(title: str) -> Markup:
+    style = resources.files("tinygrad_cr.report").joinpath("style.css").read_text(encoding="utf-8")
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="generator", content=GENERATOR),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        # Without an icon of its own, a browser would ask the server for one.
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{title}: training report"),
+        tag("style", Markup(style)),
+    )
+
+
+def _single(record: Record) -> Markup:
+    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - TEXT)
+    return join(_sections(record, pictures, 2, ""))
+
+
+def _several(records: dict[str, Record]) -> Markup:
+    """A comparison, then each run; the runs share the room for pictures."""
+    anchors = {name: f"run-{i + 1}" for i, name in enumerate(records)}
+    links = [
+        tag(
+            "li",
+            tag("a", name, href=f"#{anchors[name]}"),
+            " ",
+            tag("span", LEVELS[verdict(record).level], class_=f"level {verdict(record).level}"),
+        )
+        for name, record in records.items()
+    ]
+    together = sections.gallery(comparison.overlays(records), LIMIT // 4)
+    room = (LIMIT - TEXT - len(together)) // len(records)
+    parts = [
+        tag("nav", tag("ul", *links), aria_label="Runs"),
+        tag(
+            "section",
+            tag("h2", "Comparison", id="comparison"),
+            tag("p", comparison.sentence(records), class_="verdict"),
+            comparison.table(records, anchors),
+            together,
+            aria_labelledby="comparison",
+        ),
+    ]
+    for name, record in records.items():
+        anchor = anchors[name]
+        pictures = sections.gallery(chain(from_records(record), from_network(record)), room)
+        inside = _sections(record, pictures, 3, f"{anchor}-")
+        heading = tag("h2", name, id=anchor)
+        summary = tag("p", sections.summary(record), class_="summary")
+        parts.append(tag("section", heading, summary, *inside, class_="run", aria_labelledby=anchor))
+    return join(parts)
+
+
+def _sections(record: Record, pictures: Markup, level: int, prefix: str) -> list[Markup]:
+    contents = {
+        "Verdict": sections.verdicts(record, level + 1),
+        "Pictures": pictures,
+        "Configuration": sections.configuration(record),
+        "How to make it again": sections.reproduction(record),
+    }
+    found = []
+    for title, content in contents.items():
+        anchor = prefix + title.lower().replace(" ", "-")
+        found.append(tag("section", tag(f"h{level}", title, id=anchor), content, aria_labelledby=anchor))
+    return found
+
+
+def _version() -> str:
+    try:
+        return version("tinygrad_cr")
+    except PackageNotFoundError:
+        return "from its source"

@@ -1,0 +1,123 @@
+"""The pictures that a run's own records are enough for; those that need its network are in `network`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr import plots
+from tinygrad_cr.report import alternatives
+from tinygrad_cr.report.drawing import Omission, Picture
+from tinygrad_cr.report.verdict import checks
+from tinygrad_cr.train import History, Record
+
+ROWS = 1000
+"""So many rows of a history are drawn; more would be closer together than the dots of a printer."""
+
+LAYERS = 4
+"""So many layers have their distributions drawn: the first, the last, and some between."""
+
+LINE = 0.17
+"""Inches: the height of a line below a picture."""
+
+
+def from_records(record: Record) -> Iterator[Picture | Omission]:
+    """Curves, learning-rate range, update ratios and distributions, in this order."""
+    history = record.history
+    if not len(history):
+        yield Omission("curves, update ratios and distributions", "no epoch has ended")
+    yield from _learning_rates(record)
+    if not len(history):
+        return
+    drawn = thinned(history)
+    kinds = len({event.kind for event in history.events})
+    left_out = f" Every {-(-len(history) // ROWS)}th row is drawn." if len(drawn) < len(history) else ""
+    for key, caption in (
+        ("loss", "Training loss is the mean cost of an epoch, penalty included and dropout on"),
+        ("accuracy", "A growing gap between training and validation means overfitting, no gap at all too small a network"),
+    ):
+        yield Picture(
+            key,
+            partial(_curves, drawn, key),
+            alternatives.curves(history, key),
+            f"{key.capitalize()} over epochs. {caption}.{left_out}",
+            height=3.8 + LINE * -(-kinds // 2),
+        )
+    tensors = sum(name.startswith("update_ratio.") for name in history[0])
+    if tensors:
+        yield Picture(
+            "update ratios",
+            partial(_ratios, drawn),
+            alternatives.ratios(history),
+            "Norm of the last update over norm of the parameter. Far above the band the learning rate is too high for "
+            "that tensor, far below it is too low.",
+            height=3.8 + LINE * (2 + min(tensors, 12) // 2),
+        )
+    yield from _distributions(record.histograms)
+
+
+def thinned(history: History, most: int = ROWS) -> History:
+    """At most so many rows, evenly spaced, the first and the last among them.
+
+    >>> len(thinned(History([{"epoch": i} for i in range(5000)])))
+    1000
+    """
+    if len(history) <= most:
+        return history
+    rows = np.linspace(0, len(history) - 1, most).round().astype(int)
+    return History([history[int(i)] for i in rows], history.events)
+
+
+def _learning_rates(record: Record) -> Iterator[Picture]:
+    wanted = ("rates", "costs", "initial", "low", "high", "suggestion")
+    for check in checks(record):
+        values = check.get("values")
+        if isinstance(values, dict) and all(name in values for name in wanted) and values["rates"]:
+            yield Picture(
+                "learning-rate range",
+                partial(_rates, values),
+                alternatives.rates(values),
+                "Cost after a few steps at each learning rate, before training. Between the edges of the bracket the "
+                "network learns and does not explode.",
+            )
+
+
+def _distributions(records: Sequence[dict[str, Any]]) -> Iterator[Picture | Omission]:
+    kinds = {
+        "activation": "Ridges that shrink to a line or move to zeros alone mean a layer that has stopped learning",
+        "gradient": "Ridges much narrower in the first layers than in the last mean that gradients vanish on the way",
+    }
+    if not records:
+        yield Omission("distributions of activations and gradients", "none were recorded")
+    for kind, how in kinds.items():
+        names = list(dict.fromkeys(record["name"] for record in records if record["kind"] == kind))
+        shown = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, LAYERS).round().astype(int))] if names else []
+        for name in shown:
+            chosen = [record for record in records if (record["kind"], record["name"]) == (kind, name)]
+            yield Picture(
+                f"{kind}s of {name}",
+                partial(_histograms, chosen, kind, name),
+                f"Distribution of the {kind}s of {name}. {alternatives.distributions(chosen)}",
+                f"{kind.capitalize()}s of {name}, epoch by epoch upward. {how}.",
+            )
+        if len(names) > len(shown):
+            yield Omission(f"{kind}s of {len(names) - len(shown)} more layers", "these stand for all")
+
+
+def _curves(history: History, key: str, ax: Any) -> Any:
+    return plots.curves(history, key, ax=ax)
+
+
+def _ratios(history: History, ax: Any) -> Any:
+    return plots.update_ratios(history, ax=ax)
+
+
+def _rates(found: dict[str, Any], ax: Any) -> Any:
+    return plots.learning_rate_range(found, ax=ax)
+
+
+def _histograms(records: Sequence[dict[str, Any]], kind: str, name: str, ax: Any) -> Any:
+    return plots.histograms(records, kind, name, ax=ax)

@@ -1,0 +1,190 @@
+"""The parts of the page that belong to one run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tinygrad_cr.errors import ExtraError, TinygradError
+from tinygrad_cr.report.drawing import Omission, Picture, data_uri
+from tinygrad_cr.report.figures import count, duration, figures, fraction, listed, number
+from tinygrad_cr.report.html import Markup, join, table, tag
+from tinygrad_cr.report.settings import settings
+from tinygrad_cr.report.verdict import LEVELS, checks, verdict, worst_first
+from tinygrad_cr.train import Event, Record
+
+EVENTS = 100
+"""So many events are listed."""
+
+STATUSES = {"PASS": "ok", "WARN": "warn", "FAIL": "fail"}
+
+
+def verdicts(record: Record, level: int) -> Markup:
+    """The verdict, the figures it rests on, everything that was noticed, and the checks before training."""
+    found = verdict(record)
+    return join(
+        [
+            tag("p", _badge(found.level), " ", found.sentence, class_=f"verdict {found.level}"),
+            _figures(record),
+            *_events(worst_first(record.history.events), level),
+            *_preflight(record, level),
+        ]
+    )
+
+
+def _figures(record: Record) -> Markup | None:
+    seen = figures(record.history)
+    if not seen.epochs:
+        return None
+    wanted = record.config.get("epochs")
+    entries = {
+        "best validation accuracy": f"{fraction(seen.best_accuracy)}",
+        "in epoch": f"{seen.best_epoch or '–'}",
+        "final loss": number(seen.loss),
+        "gap at the end": fraction(seen.gap),
+        "epochs": f"{seen.epochs} of {wanted}" if isinstance(wanted, int) else f"{seen.epochs}",
+        "time": duration(seen.seconds),
+    }
+    return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in entries.items()), class_="figures")
+
+
+def _events(events: Sequence[Event], level: int) -> Iterable[Markup]:
+    if not events:
+        return
+    yield tag(f"h{level}", "What was noticed")
+    rows = [
+        (
+            _badge(event.level),
+            event.kind.replace("_", " "),
+            f"{event.epoch}",
+            number(event.value),
+            f"{event.message}{' Training stopped here.' if event.stop else ''}",
+        )
+        for event in events[:EVENTS]
+    ]
+    head = ("Level", "What", "Epoch", "Number", "What it means, and what to do")
+    yield table("What was noticed in training, the worst first", head, rows, class_="events")
+    if len(events) > EVENTS:
+        yield tag("p", f"{len(events) - EVENTS:,} more stand in events.jsonl.")
+
+
+def _preflight(record: Record, level: int) -> Iterable[Markup]:
+    if record.preflight is None:
+        return
+    found = checks(record)
+    yield tag(f"h{level}", "Checks before training")
+    if not found:
+        yield tag("p", "preflight.json holds no checks that this version can read.")
+        return
+    rows = [
+        (
+            _badge(STATUSES.get(str(check.get("status")), "note"), str(check.get("status", "–"))),
+            *(str(check.get(key, "")) for key in ("name", "measured", "expected", "advice")),
+        )
+        for check in found
+    ]
+    head = ("Status", "Check", "Measured", "Expected", "What to do")
+    yield table("What the preflight found, in the order of its checks", head, rows, class_="checks")
+
+
+def gallery(items: Iterable[Picture | Omission], room: int) -> Markup:
+    """The pictures that fit into so many bytes, and a list of what was left out and why."""
+    shown: list[Markup] = []
+    missing: list[Omission] = []
+    words: list[Markup] = []
+    unavailable: str | None = None
+    for item in items:
+        if isinstance(item, Omission):
+            missing.append(item)
+            continue
+        if unavailable is None:
+            try:
+                figure = _figure(item)
+            except ExtraError as error:
+                unavailable = str(error)
+            except TinygradError as error:
+                missing.append(Omission(item.name, str(error)))
+                continue
+            else:
+                if len(figure) <= room:
+                    room -= len(figure)
+                    shown.append(figure)
+                else:
+                    missing.append(Omission(item.name, "this page would become too large; a report of this run alone has room"))
+                continue
+        words.append(tag("li", tag("strong", f"{item.name}: "), item.alternative))
+    return join(
+        [
+            tag("div", *shown, class_="gallery") if shown else None,
+            tag("p", f"Pictures need matplotlib ({unavailable}). This is what they would show:") if words else None,
+            tag("ul", *words) if words else None,
+            *_omissions(missing),
+        ]
+    )
+
+
+def _figure(picture: Picture) -> Markup:
+    image = tag("img", src=data_uri(picture), alt=picture.alternative, class_="image" if picture.image else "chart")
+    return tag("figure", image, tag("figcaption", picture.caption))
+
+
+def _omissions(missing: Sequence[Omission]) -> Iterable[Markup]:
+    if not missing:
+        return
+    reasons: dict[str, list[str]] = {}
+    for omission in missing:
+        reasons.setdefault(omission.reason, []).append(omission.name)
+    lines = [tag("li", tag("strong", f"{listed(names)}: "), f"{reason}.") for reason, names in reasons.items()]
+    yield tag("p", "Left out:", class_="omitted")
+    yield tag("ul", *lines, class_="omitted")
+
+
+def configuration(record: Record) -> Markup:
+    """The settings, in groups."""
+    groups = settings(record.config)
+    if not groups:
+        return tag("p", "config.json holds no settings.")
+    return tag("div", *(_settings_table(name, entries) for name, entries in groups.items()), class_="settings")
+
+
+def reproduction(record: Record) -> Markup:
+    """The command, the seed and the versions."""
+    config = record.config
+    command = config.get("command")
+    parts: list[Markup] = []
+    if isinstance(command, list) and command:
+        parts.append(tag("pre", tag("code", shlex.join(map(str, command)))))
+        taken = " Choose another --out, as this folder is taken." if any(str(a).startswith("--out") for a in command) else ""
+        parts.append(tag("p", f"Started in the same folder, with the versions below, it makes the same run again.{taken}"))
+    else:
+        parts.append(tag("p", "A Python program made this run, and no command: run it again with the settings above."))
+    versions = config.get("versions")
+    rows = {"seed": config.get("seed"), "started": config.get("created"), "run folder": str(record.path)}
+    if isinstance(versions, dict):
+        rows |= {str(name): version or "not installed" for name, version in versions.items()}
+    entries = {name: "not recorded" if value is None else str(value) for name, value in rows.items()}
+    return join([*parts, tag("div", _settings_table("Seed and versions", entries), class_="settings")])
+
+
+def _settings_table(caption: str, entries: dict[str, Any]) -> Markup:
+    rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in entries.items()]
+    return tag("table", tag("caption", caption), tag("tbody", *rows))
+
+
+def _badge(level: str, text: str | None = None) -> Markup:
+    known = level if level in LEVELS else "note"
+    return tag("span", text or LEVELS.get(level, level), class_=f"level {known}")
+
+
+def summary(record: Record) -> str:
+    """What was trained on what, in a line."""
+    config = record.config
+    model, sizes = config.get("model"), None
+    if isinstance(model, dict):
+        sizes = model.get("sizes")
+    network = f"a {'–'.join(map(str, sizes))} network" if isinstance(sizes, list) else "a network of its own kind"
+    data = f"on {config['data']}" if config.get("data") else "on arrays"
+    epochs = config.get("epochs")
+    length = f", {count(epochs, 'epoch')}" if isinstance(epochs, int) else ""
+    return f"{network} {data}{length}, {config.get('optimizer') or 'unknown optimizer'}"
