@@ -13,12 +13,13 @@ from tinygrad_cr.train.monitors.monitor import Monitor, ran_to_its_end
 TIMES_ORIGINAL = 3.0
 """The lecture's bound: stop when the cost exceeds so many times the original one."""
 
-MEDIAN_OF = 5
-"""The middle one of so many costs in a row has to exceed it: a noisy minibatch or two do not."""
+LAST = 5
+MANY = 3
+"""So many of the last five costs have to exceed it: a noisy minibatch or two do not."""
 
 
 class Divergence(Monitor):
-    """Ends a run whose cost is NaN or infinite ("divergence"), or stays above 3 times the original ("explosion").
+    """Ends a run whose cost is NaN or infinite ("divergence"), or mostly above 3 times the original ("explosion").
 
     The original cost is that of the first step, or ln C if that is more: a network that was trained before starts
     with a small one.
@@ -51,20 +52,20 @@ class Divergence(Monitor):
             self.original = max(costs[0], self.uniform)
         limit = TIMES_ORIGINAL * self.original
         window = [*self.recent, *costs]
-        self.recent = window[1 - MEDIAN_OF :]
+        self.recent = window[1 - LAST :]
         if max(costs) <= limit:
             return
-        for end in range(MEDIAN_OF, len(window) + 1):
-            middle = sorted(window[end - MEDIAN_OF : end])[MEDIAN_OF // 2]
-            if middle > limit:
+        for end in range(1, len(window) + 1):
+            over = sorted(cost for cost in window[max(0, end - LAST) : end] if cost > limit)
+            if len(over) >= MANY:
                 step = seen.step - len(window) + end
                 yield Event(
                     "fail",
                     "explosion",
                     seen.epoch,
                     step,
-                    middle,
-                    f"the cost rose to {middle:.4g} in epoch {seen.epoch}, step {step}, more than "
+                    over[0],
+                    f"the cost rose to {over[0]:.4g} in epoch {seen.epoch}, step {step}, more than "
                     f"{TIMES_ORIGINAL:g} times the original {self.original:.4g}: the learning rate, {seen.lr:g}, "
                     f"is too high; try {seen.lr / 10:g}",
                     stop=True,
@@ -136,13 +137,13 @@ class LossSpike(Monitor):
                 return
             if self.spike is not None:
                 self.after.append(cost)
-                if len(self.after) < MEDIAN_OF:
+                if len(self.after) < LAST:
                     continue
-                if sorted(self.after)[MEDIAN_OF // 2] <= TIMES_ORIGINAL * self.original:
+                if sorted(self.after)[LAST // 2] <= TIMES_ORIGINAL * self.original:
                     yield self._event(self.spike)
                 self.spike, self.told = None, True
                 return
-            level = math.log(cost + 0.01 * self.original)
+            level = math.log(max(cost, 0.0) + 0.01 * self.original)
             if self.count >= MEMORY:
                 z = (level - self.mean) / math.sqrt(self.variance + 1e-4)
                 usual = math.exp(self.mean) - 0.01 * self.original

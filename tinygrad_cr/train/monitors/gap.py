@@ -37,7 +37,8 @@ class Overfitting(Monitor):
         """Nothing seen yet."""
         self.rows = 0 if setup.validation is None else len(setup.validation)
         self.slack = 0.01 * math.log(max(2, setup.classes))
-        self.best, self.best_epoch = math.inf, 0
+        self.best: float | None = None
+        self.best_epoch = 0
         self.best_loss: float | None = None
         self.above, self.told = 0, False
 
@@ -46,7 +47,7 @@ class Overfitting(Monitor):
         loss = row["val_loss"]
         if self.told or loss is None or not math.isfinite(loss):
             return
-        if loss < self.best:
+        if self.best is None or loss < self.best:
             self.best, self.best_epoch, self.best_loss, self.above = loss, row["epoch"], None, 0
             return
         if self.best_loss is None:

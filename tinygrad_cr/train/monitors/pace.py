@@ -153,11 +153,13 @@ class Pace(Monitor):
         if not untrained or late < 0.8 * self.first or early - late >= BARELY * early:
             self.slow = False
             return
-        if early - late + noise >= BARELY * early:
+        if max(0.0, early - late) + noise >= BARELY * early:
             return
         zero = [name for (_, name), ratio in zip(self.weights, self.last_ratios, strict=True) if not ratio]
         spread = self._spread_of_logits()
         moved = min((ratio for ratio in self.last_ratios if ratio), default=0.0)
+        if spread >= FAINT and moved >= LOW and early - late > noise:
+            return  # it falls, in steps of a sound size: there may be many of them to come
         factor = min(1e3, max(10.0, WANTED / moved)) if moved else 1e3
         what = f"the cost has barely changed, from {early:.4g} to {late:.4g} in the {step} steps up to epoch {epoch}"
         if lr == 0:
@@ -169,8 +171,10 @@ class Pace(Monitor):
             why += "; init='he' suits ReLUs"
         elif moved >= WANTED:
             kind = "slow"
-            why = f"yet weights change by {moved:.1g} of their size in a step, so the learning rate, {lr:g}, is rather "
-            why += "too high than too low; or the labels have nothing to do with the inputs"
+            why = (
+                f"yet a step changes weights by {moved:.1g} of their size, so the learning rate, {lr:g}, is hardly too "
+                "low: it may be too high, or the labels may have nothing to do with the inputs"
+            )
         else:
             kind = "slow"
             why = f"the learning rate, {lr:g}, is probably too low; try {lr * factor:.1g}"
