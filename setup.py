@@ -9,12 +9,14 @@ from setuptools import setup
 setup(
     packages=[
         "tinygrad_cr",
+        "tinygrad_cr.cli",
         "tinygrad_cr.data",
         "tinygrad_cr.doctor",
         "tinygrad_cr.kernels",
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",
         "tinygrad_cr.plots",
+        "tinygrad_cr.report",
         "tinygrad_cr.train",
         "tinygrad_cr.train.monitors",
     ],
