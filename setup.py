@@ -14,6 +14,7 @@ setup(
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",
         "tinygrad_cr.plots",
+        "tinygrad_cr.report",
         "tinygrad_cr.train",
     ],
     package_dir={"tinygrad_cr": "tinygrad_cr", "tinygrad_cr.kernels": "kernels"},
