@@ -55,10 +55,10 @@ def canvas(ax: Axes | None, *, bare: bool = False, size: tuple[float, float] = (
     return ax
 
 
-def points(ax: Axes) -> tuple[float, float]:
-    """Width and height of the Axes in points, with the room that their labels take now."""
+def points(ax: Axes, *, settled: bool = True) -> tuple[float, float]:
+    """Width and height of the Axes in points; if settled, with the room that their labels take now."""
     layout = ax.figure.get_layout_engine()
-    if layout is not None:
+    if settled and layout is not None:
         layout.execute(ax.figure.canvas.figure)
     box = ax.get_window_extent()
     scale = 72 / ax.figure.dpi
@@ -67,7 +67,13 @@ def points(ax: Axes) -> tuple[float, float]:
 
 def small(ax: Axes) -> float:
     """The size of small text, and of marks, in these Axes."""
-    return SMALL - (points(ax)[0] < NARROW)
+    # A layout takes longer than all else in a picture, and is not worth its time here.
+    return size_in(points(ax, settled=False)[0])
+
+
+def size_in(width: float) -> float:
+    """The size of small text in Axes of this width in points."""
+    return SMALL - (width < NARROW)
 
 
 def plain(text: Any, letters: int = 40) -> str:
@@ -85,18 +91,19 @@ def plain(text: Any, letters: int = 40) -> str:
 
 def say(ax: Axes, message: str) -> None:
     """A sentence in the middle of a picture that has nothing else to show."""
-    ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", fontsize=small(ax) + 1)
+    text = ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", fontsize=small(ax) + 1)
+    # Lines behind it shall not cross it out.
+    text.set_bbox({"facecolor": "white", "edgecolor": "none"})
 
 
 def name_axes(ax: Axes, x: str, y: str) -> None:
     """Name both axes, in letters that leave room for the picture."""
-    if points(ax)[0] < NARROW:
-        ax.tick_params(labelsize=small(ax))
-        ax.set_xlabel(x, fontsize=small(ax) + 1)
-        ax.set_ylabel(y, fontsize=small(ax) + 1)
-    else:
-        ax.set_xlabel(x)
-        ax.set_ylabel(y)
+    size = small(ax)
+    if size < SMALL:
+        ax.tick_params(labelsize=size)
+    font: dict[str, Any] = {"fontsize": size + 1} if size < SMALL else {}
+    ax.set_xlabel(x, **font)
+    ax.set_ylabel(y, **font)
 
 
 def list_below(ax: Axes, handles: Sequence[Artist], labels: Sequence[str], *, grow: bool = False) -> None:
@@ -114,8 +121,8 @@ def lists_below(ax: Axes, *lists: tuple[Sequence[Artist], Sequence[str]], grow: 
     from matplotlib.lines import Line2D
     from matplotlib.transforms import ScaledTranslation
 
-    size = small(ax)
     width, height = points(ax)
+    size = size_in(width)
     line = 72 * LINE * size / SMALL
     left = 99 if grow else max(1, int(height / 2 / line))
     ticks = ax.xaxis.get_majorticklabels()

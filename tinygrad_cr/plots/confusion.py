@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr.errors import DataError, ShapeError
-from tinygrad_cr.plots.canvas import WIDTH_OF_A_LETTER, canvas, name_axes, plain, points, small
+from tinygrad_cr.plots.canvas import SMALL, WIDTH_OF_A_LETTER, canvas, name_axes, plain, points, size_in, small
 from tinygrad_cr.plots.images import Array
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 SMALLEST = 5.0
 """Points: smaller digits are not read but guessed, so there are none."""
+
+LETTERS = 14
+"""Longer names are cut."""
 
 STEPS = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
 """Of many classes, every so many are named."""
@@ -100,8 +103,9 @@ def _scale(ax: Axes, image: Any) -> None:
     from matplotlib.ticker import PercentFormatter
 
     bar = ax.figure.colorbar(image, ax=ax, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1], format=PercentFormatter(1, 0))
-    bar.ax.tick_params(labelsize=small(ax))
-    bar.set_label("of the true class", fontsize=small(ax))
+    size = small(ax)
+    bar.ax.tick_params(labelsize=size)
+    bar.set_label("of the true class", fontsize=size)
 
 
 def _write(ax: Axes, counts: Array, colours: Array, size: float) -> None:
@@ -115,16 +119,17 @@ def _write(ax: Axes, counts: Array, colours: Array, size: float) -> None:
 
 def _name(ax: Axes, names: list[str]) -> None:
     """Names that have room: every so many, and upright ones below where they would touch."""
-    largest = small(ax) + 1
+    lengths = points(ax)
+    largest = size_in(lengths[0]) + 1
     at, words, sizes = [], [], []
-    for length in points(ax):
+    for length in lengths:
         cell = length / len(names)
         size = min(largest, max(6.0, 0.8 * cell))
         every = next(n for n in STEPS if n * cell >= 1.2 * size or n >= len(names))
         sizes.append(size)
-        at.append(list(range(0, len(names), every)))
-        words.append([plain(names[i], 14 if largest > 8 else 12) for i in at[-1]])
-    room = points(ax)[0] / len(names) * (at[0][1] if len(at[0]) > 1 else 1)
+        at.append(range(0, len(names), every))
+        words.append([plain(names[i], LETTERS if largest > SMALL else LETTERS - 2) for i in at[-1]])
+    room = lengths[0] / len(names) * at[0].step
     upright = max(map(len, words[0])) * WIDTH_OF_A_LETTER * sizes[0] > 0.9 * room
     ax.set_xticks(at[0], words[0], fontsize=sizes[0], rotation=90 if upright else 0)
     ax.set_yticks(at[1], words[1], fontsize=sizes[1])

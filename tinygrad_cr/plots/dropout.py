@@ -61,9 +61,9 @@ def dropout_mask(
     mask_picture = as_images(mask[None].astype(np.float64), shape)[0]
     keep = keep_probability(keep_threshold(dropout))
     if mode == "inverted":
-        kept, test = f"kept values × {1 / keep:.3g}", "as they are"
+        kept, test = f"kept × {1 / keep:.3g}", "as they are"
     else:
-        kept, test = "kept values as they are", f"× {keep:.3g}"
+        kept, test = "kept as they are", f"× {keep:.3g}"
     titles = (f"example\n{x.size} values", f"mask\n{int(mask.sum())} of {x.size} kept", f"result\n{kept}")
     words = f"{mode} dropout, probability of dropping {dropout:g}; at test time all values stay, {test}"
     ways = (how, {"cmap": "gray", "vmin": 0, "vmax": 1}, how)

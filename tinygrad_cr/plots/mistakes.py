@@ -98,7 +98,7 @@ def _draw(ax: Axes, images: Array, how: dict[str, Any], titles: list[tuple[str, 
     for i, (image, lines) in enumerate(zip(images[:count], texts, strict=True)):
         middle, top = (i % columns + 0.5) * cell, first + i // columns * (words + box[1] + gap) + words
         put(ax, image, (middle - box[0] / 2, top, *box), how)
-        caption(ax, middle, top, lines, size)
+        caption(ax, middle, top - 2, lines, size)
     sheet(ax, width, height)
 
 
@@ -121,4 +121,4 @@ def _plan(
 
 
 def _height(lines: list[str], size: float) -> float:
-    return LEADING * size * len(lines) + 2
+    return LEADING * size * len(lines) + 3

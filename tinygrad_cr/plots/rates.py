@@ -26,7 +26,8 @@ def learning_rate_range(rates: Any, *, ax: Axes | None = None) -> Axes:
 
     Args:
         rates: an object, or a dict, with `rates` ([n], ascending), `costs` ([n], nats; inf, NaN or None where
-            training diverged), `initial` (the cost before training) and `low`, `high`, `suggestion` (None where not found).
+            training diverged), `initial` (the cost before training), and `low`, `high` and `suggestion` (None where
+            not found).
         ax: where to draw.
 
     Raises:

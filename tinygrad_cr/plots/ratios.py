@@ -54,10 +54,10 @@ def update_ratios(history: History | Sequence[Row], *, ax: Axes | None = None) -
     band = ax.axhspan(*BAND, facecolor=GREEN, alpha=0.14, zorder=0, label="wanted: 1e-4 to 1e-2")
     middle = ax.axhline(WANTED, color=GREEN, linestyle=":", linewidth=1.6, zorder=1, label="best near 1e-3")
     limits = [BAND[0] / 3, BAND[1] * 3]
-    drawn = {}
+    drawn, size = {}, small(ax)
     for name in names:
         x, y = timeline.series(PREFIX + name)
-        style = _style(name, names, small(ax))
+        style = _style(name, names, size)
         moving = [(at, ratio) for at, ratio in zip(x, y, strict=True) if ratio > 0]
         if moving:
             every = max(1, len(moving) // MARKS)
@@ -71,7 +71,7 @@ def update_ratios(history: History | Sequence[Row], *, ax: Axes | None = None) -
     ax.set_ylim(min(limits), max(limits))
     timeline.frame(ax)
     name_axes(ax, "epoch", "|update| / |parameter|")
-    handles = [band, middle, *_named(drawn, small(ax))]
+    handles = [band, middle, *_named(drawn, size)]
     list_below(ax, handles, [plain(handle.get_label(), 30) for handle in handles], grow=grow)
     return ax
 

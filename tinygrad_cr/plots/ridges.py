@@ -58,6 +58,7 @@ def histograms(records: Sequence[Mapping[str, Any]], kind: str, name: str, *, ax
     low, high = min((e[0] for e in ends), default=-1.0), max((e[1] for e in ends), default=1.0)
     margin = 0.03 * (high - low) or abs(low) or 1.0
     ax.set_xlim(low - margin, high + margin)
+    size = small(ax)
     for i, (counts, edges) in enumerate(ridges):
         heights = HEIGHT * counts / max(1, counts.max())
         ax.stairs(
@@ -77,9 +78,9 @@ def histograms(records: Sequence[Mapping[str, Any]], kind: str, name: str, *, ax
             _percent(shown[i]["zeros"]),
             transform=ax.get_yaxis_transform(),
             va="center",
-            fontsize=small(ax),
+            fontsize=size,
         )
-    ax.text(1.015, 1.0, "zeros", transform=ax.transAxes, va="center", fontsize=small(ax), style="italic")
+    ax.text(1.015, 1.0, "zeros", transform=ax.transAxes, va="center", fontsize=size, style="italic")
     ax.set_yticks(range(len(shown)), [f"{round(timeline.at(r['epoch'], r['step']), 2):g}" for r in shown])
     ax.set_ylim(-0.3, len(shown) - 1 + HEIGHT + 0.4)
     name_axes(ax, KINDS[kind], "epoch")

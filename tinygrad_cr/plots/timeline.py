@@ -61,4 +61,4 @@ class Timeline:
         # A single epoch still gets an axis with room on both sides.
         margin = 0.04 * (high - low) or 0.5
         ax.set_xlim(low - margin, high + margin)
-        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
