@@ -10,12 +10,14 @@ setup(
     packages=[
         "tinygrad_cr",
         "tinygrad_cr.data",
+        "tinygrad_cr.doctor",
         "tinygrad_cr.kernels",
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",
         "tinygrad_cr.plots",
         "tinygrad_cr.report",
         "tinygrad_cr.train",
+        "tinygrad_cr.train.monitors",
     ],
     package_dir={"tinygrad_cr": "tinygrad_cr", "tinygrad_cr.kernels": "kernels"},
 )

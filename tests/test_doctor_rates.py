@@ -1,0 +1,136 @@
+"""The learning-rate range: its ends, its suggestion, and how it takes noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planted import DIGITS
+from tinygrad_cr import ops
+from tinygrad_cr.data import Dataset
+from tinygrad_cr.doctor import RateRange, learning_rate_range
+from tinygrad_cr.errors import DataError, DivergenceError
+from tinygrad_cr.nn import MLP
+from tinygrad_cr.optim import SGD
+from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.train import Trainer
+
+
+def network(**options: Any) -> MLP:
+    return MLP([64, 50, 10], **{"generator": 0} | options)
+
+
+@pytest.fixture(scope="module")
+def found() -> RateRange:
+    return learning_rate_range(network(), DIGITS)
+
+
+def test_rates_rise_and_the_ends_and_the_suggestion_are_among_them(found):
+    assert list(found.rates) == sorted(found.rates)
+    assert {found.low, found.suggestion, found.high} <= set(found.rates)
+
+
+def test_the_suggestion_lies_inside_the_bracket(found):
+    assert found.low < found.suggestion < found.high
+
+
+def test_at_the_lower_end_and_below_the_cost_barely_moves(found):
+    best = found.initial - min(found.costs)
+    falls = [(found.initial - c) / best for r, c in zip(found.rates, found.costs, strict=True) if r <= found.low]
+    assert all(abs(fall) < 0.1 for fall in falls)
+
+
+def test_at_the_upper_end_the_cost_explodes_and_below_it_does_not(found):
+    exploded = [rate for rate, cost in zip(found.rates, found.costs, strict=True) if math.isinf(cost)]
+    assert exploded[0] == found.high
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_at_the_suggestion_the_cost_falls_by_most_of_what_it_can(optimizer):
+    found = learning_rate_range(network(), DIGITS, optimizer=optimizer)
+    cost = found.costs[found.rates.index(found.suggestion)]
+    assert found.initial - cost >= 0.8 * (found.initial - min(found.costs))
+
+
+def test_a_network_trained_at_the_suggestion_learns(found):
+    model = network()
+    history = Trainer(model, lr=found.suggestion, epochs=5, generator=0, reporter=False).fit(DIGITS)
+    assert history[-1]["accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+def test_a_scaled_loss_moves_the_bracket_by_the_inverse_factor(found, factor):
+    scaled = learning_rate_range(network(), DIGITS, loss=lambda z, y: ops.cross_entropy(z, y) * factor)
+    ratios = (scaled.low / found.low * factor, scaled.high / found.high * factor)
+    assert all(0.4 < ratio < 2.5 for ratio in ratios)
+
+
+def test_inputs_a_hundred_times_larger_want_a_smaller_rate(found):
+    data = Dataset((DIGITS.x - DIGITS.x.mean()) * 30.0, DIGITS.y)
+    assert learning_rate_range(network(init=1e-3), data, standardize="none").high < found.high / 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_noisy_loss_leaves_the_bracket_about_where_it_was(found, seed):
+    # Drawn from outside of the copies, so that no two runs have the same noise.
+    rng = np.random.default_rng(seed)
+
+    def noisy(logits: Tensor, labels: Any) -> Tensor:
+        return ops.cross_entropy(logits, labels) * float(rng.lognormal(0, 0.3))
+
+    got = learning_rate_range(network(), DIGITS, loss=noisy)
+    assert found.low / 5 < got.low < 12 * found.low
+    assert found.high / 5 < got.high < 5 * found.high
+    assert got.low < got.suggestion < got.high
+
+
+def test_dropout_and_minibatches_are_the_same_for_every_rate():
+    # At rates that move nothing, two runs differ by nothing, whatever the noise between their steps.
+    found = learning_rate_range(network(dropout=0.5), DIGITS, batch_size=4)
+    assert abs(found.costs[0] - found.initial) < 0.1 * found.initial
+
+
+def test_the_rate_of_an_optimizer_does_not_matter():
+    ranges = []
+    for rate in (1e-5, 1e3):
+        model = network()
+        ranges.append(learning_rate_range(model, DIGITS, optimizer=SGD(model, rate, 0.9)))
+    assert ranges[0] == ranges[1]
+
+
+def test_the_update_ratios_at_the_suggestion_are_those_of_training(found):
+    model = network()
+    history = Trainer(model, lr=found.suggestion, epochs=2, generator=0, reporter=False).fit(DIGITS)
+    for name, ratio in found.ratios.items():
+        assert 0.2 < history[-1][f"update_ratio.{name}"] / ratio < 5
+
+
+def test_where_no_rate_makes_the_cost_fall_none_is_suggested():
+    rng = np.random.default_rng(0)
+    same = Dataset(np.zeros((100, 5)), rng.permutation(np.arange(100) % 2))
+    found = learning_rate_range(MLP([5, 4, 2], generator=0), same, standardize="none")
+    assert found.suggestion is None
+
+
+def test_a_cost_that_is_not_finite_to_begin_with_is_an_error():
+    model = network()
+    model.layers[0].weight.data[0, 0] = np.nan
+    with pytest.raises(DivergenceError, match="the cost is nan before any update"):
+        learning_rate_range(model, DIGITS)
+
+
+def test_numbers_that_are_not_finite_are_an_error():
+    x = np.random.default_rng(0).standard_normal((60, 5))
+    data = Dataset(x, np.arange(60) % 3)
+    x[7, 3] = np.inf
+    with pytest.raises(DataError, match="row 7, column 3"):
+        learning_rate_range(MLP([5, 3], generator=0), data)
+
+
+def test_exploded_costs_are_none_in_json_and_inf_again_afterwards(found):
+    content = found.to_dict()
+    assert None in content["costs"]
+    assert RateRange.from_dict(content) == found

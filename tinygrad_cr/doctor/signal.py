@@ -1,0 +1,88 @@
+"""Do the labels follow from the inputs at all?
+
+Two classifiers without training, nearest class mean and nearest neighbour, are cross-validated on a sample. If neither
+beats what the same guesses would hit with the labels dealt out at random, no network has much to find.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.doctor.case import Case
+from tinygrad_cr.doctor.verdict import Check, Status
+
+Array = np.ndarray[Any, Any]
+
+ROWS = 1500
+FOLDS = 3
+DEVIATIONS = 4.0
+"""Above chance by so many standard deviations: shuffled labels get there once in 16,000 times, with two classifiers."""
+MIN_ROWS, MIN_ROWS_OF_A_CLASS = 100, 10
+"""On fewer, not finding a relation means nothing."""
+NAME = "signal"
+
+
+def check(case: Case) -> Check:
+    """Cross-validate both classifiers; the better one counts."""
+    rows = case.sample_rows(ROWS)
+    x, y = _standardized(case.seen(rows, "float64")), case.labels[rows]
+    fold = case.generator(2).permutation(len(y)) % FOLDS
+    results = [_above_chance(_guesses(classifier, x, y, fold), y) for classifier in (_nearest_mean, _nearest)]
+    accuracy, chance, deviations = max(results, key=lambda result: result[2])
+    enough = len(y) >= max(MIN_ROWS, MIN_ROWS_OF_A_CLASS * len(np.unique(y)))
+    measured = f"untrained classifiers get {accuracy:.2f} right, chance {chance:.2f} ({deviations:+.1f} deviations)"
+    expected = f"{DEVIATIONS:.0f} deviations above chance"
+    status, advice = Status.PASS, ""
+    if deviations < DEVIATIONS:
+        status = Status.FAIL if enough else Status.SKIP
+        advice = (
+            "labels and rows do not belong together: were they shuffled or sorted separately, or shifted by a row?"
+            if enough
+            else f"{len(y)} rows of {len(np.unique(y))} classes are too few to tell"
+        )
+    values = {"accuracy": accuracy, "chance": chance, "deviations": deviations, "rows": len(y)}
+    return Check(NAME, status, measured, expected, advice, values)
+
+
+def _standardized(x: Array) -> Array:
+    deviation = x.std(axis=0)
+    result: Array = ((x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)).astype(np.float32)
+    return result
+
+
+def _guesses(classifier: Any, x: Array, y: Array, fold: Array) -> Array:
+    guesses = np.empty_like(y)
+    for i in range(FOLDS):
+        held_out = fold == i
+        guesses[held_out] = classifier(x[~held_out], y[~held_out], x[held_out])
+    return guesses
+
+
+def _nearest_mean(x: Array, y: Array, rows: Array) -> Array:
+    classes = np.unique(y)
+    means = np.stack([x[y == c].mean(axis=0) for c in classes])
+    return _nearest(means, classes, rows)
+
+
+def _nearest(x: Array, y: Array, rows: Array) -> Array:
+    result: Array = y[((x**2).sum(axis=1) - 2 * rows @ x.T).argmin(axis=1)]
+    return result
+
+
+def _above_chance(guesses: Array, y: Array) -> tuple[float, float, float]:
+    """Accuracy, what it would be with the labels dealt out at random, and the distance in standard deviations.
+
+    Mean and variance of the number of hits over all permutations of the labels (Hoeffding 1951), in closed form.
+    """
+    n = len(y)
+    hits = int((guesses == y).sum())
+    classes = max(int(y.max()), int(guesses.max())) + 1
+    guessed, true = np.bincount(guesses, minlength=classes) / n, np.bincount(y, minlength=classes) / n
+    both = guessed * true
+    mean = n * float(both.sum())
+    spread = both.sum() - (guessed * both).sum() - (both * true).sum() + both.sum() ** 2
+    deviation = math.sqrt(max(n * n / (n - 1) * float(spread), 1e-12))
+    return hits / n, mean / n, (hits - mean) / deviation
