@@ -79,8 +79,8 @@ def ratios(history: History) -> str:
         return "No update ratio was recorded."
     inside = sum(BAND[0] <= ratio <= BAND[1] for ratio in last.values())
     names = [f"{name.removeprefix(PREFIX)} {number(ratio, 2)}" for name, ratio in last.items()]
-    where = f"{inside} of {count(len(last), 'tensor')} lie between {BAND[0]:g} and {BAND[1]:g}"
-    return f"In the end {where}: {listed(_few(names))}."
+    where = f"between {BAND[0]:g} and {BAND[1]:g}"
+    return f"The last ratios of {inside} of {count(len(last), 'tensor')} lie {where}: {listed(_few(names))}."
 
 
 def distributions(records: Sequence[Mapping[str, Any]]) -> str:

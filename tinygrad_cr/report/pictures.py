@@ -11,6 +11,7 @@ import numpy as np
 from tinygrad_cr import plots
 from tinygrad_cr.report import alternatives
 from tinygrad_cr.report.drawing import CURVES, LAYERS, NO_EPOCH, STEPS, Omission, Picture
+from tinygrad_cr.report.figures import figures
 from tinygrad_cr.report.verdict import checks
 from tinygrad_cr.train import History, Record
 
@@ -40,12 +41,11 @@ def from_records(record: Record) -> Iterator[Picture | Omission]:
     drawn = thinned(history)
     kinds = len({event.kind for event in history.events})
     left_out = f" Every {-(-len(history) // ROWS)}th row is drawn." if len(drawn) < len(history) else ""
+    gap = "A gap that grows means overfitting; no gap at all, that a larger network could do better"
+    validated = figures(history).best_accuracy is not None
     for key, caption in (
         ("loss", "Training loss is the mean cost of an epoch, penalty included and dropout on"),
-        (
-            "accuracy",
-            "A gap that grows means overfitting; no gap at all, that a larger network could do better",
-        ),
+        ("accuracy", gap if validated else "Without a validation part, nobody knows the gap"),
     ):
         yield Picture(
             CURVES,

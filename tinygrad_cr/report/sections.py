@@ -40,10 +40,14 @@ def _figures(record: Record) -> Markup | None:
         return None
     wanted = record.config.get("epochs")
     entries = {
-        "best validation accuracy": f"{fraction(seen.best_accuracy)}",
-        "in epoch": f"{seen.best_epoch or '–'}",
+        "best validation accuracy": fraction(seen.best_accuracy),
+        "in epoch": f"{seen.best_epoch}",
         "final loss": number(seen.loss),
         "gap at the end": fraction(seen.gap),
+    }
+    if seen.best_accuracy is None:
+        entries = {"final loss": number(seen.loss), "training accuracy": fraction(seen.accuracy)}
+    entries |= {
         "epochs": f"{seen.epochs} of {wanted}" if isinstance(wanted, int) else f"{seen.epochs}",
         "time": duration(seen.seconds),
     }
@@ -197,7 +201,7 @@ def summary(record: Record) -> str:
     model, sizes = config.get("model"), None
     if isinstance(model, dict):
         sizes = model.get("sizes")
-    network = f"a {'–'.join(map(str, sizes))} network" if isinstance(sizes, list) else "a network of its own kind"
+    network = f"a {'–'.join(map(str, sizes))} network" if isinstance(sizes, list) else "a network that is no MLP"
     data = f"on {config['data']}" if config.get("data") else "on arrays"
     epochs = config.get("epochs")
     length = f", {count(epochs, 'epoch')}" if isinstance(epochs, int) else ""

@@ -50,7 +50,8 @@ def verdict(record: Record) -> Verdict:
     if not warnings:
         watched = record.config.get("monitors") is not False
         sentence += f". {'The monitors saw nothing to worry about' if watched else 'No monitor watched this run'}"
-        level = level if watched or before else "note"
+        if level == "ok" and (not watched or seen.best_accuracy is None):
+            level = "note"
     return Verdict(level, f"{sentence}{_named(warnings)}.{before}")
 
 
