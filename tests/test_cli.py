@@ -90,7 +90,19 @@ def insects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "rows.npz", x=x)
     np.savez(folder / "labelled.npz", x=x, y=y)
     np.savez(folder / "narrow.npz", x=x[:, :3])
-    done = process("train", "--data", "insects.csv", "--label", "kind", "--hidden", "16", "--out", "run", folder=folder)
+    done = process(
+        "train",
+        "--data",
+        "insects.csv",
+        "--label",
+        "kind",
+        "--hidden",
+        "16",
+        "--out",
+        "run",
+        "--no-report",
+        folder=folder,
+    )
     assert done.code == 0, done.err
     return folder
 
@@ -706,7 +718,7 @@ def test_a_report_on_what_is_no_run_is_refused(tool, tmp_path):
 
 
 def test_of_two_runs_at_once_each_gets_a_folder_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "1"]
+    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "1", "--no-report"]
     processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-1", "digits-2"]
