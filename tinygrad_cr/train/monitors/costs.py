@@ -110,8 +110,8 @@ class LossSpike(Monitor):
     >>> watch = LossSpike()
     >>> watch.start(Setup(*[None] * 6, 10, 1, 100))
     >>> costs = [0.5 + 0.1 * (i % 2) for i in range(90)]
-    >>> [(event.step, round(event.value)) for event in watch.steps(Steps(1, 100, [*costs, 8.0, *costs[:9]], 0.1, None))]
-    [(91, 28)]
+    >>> [(event.step, event.value > 6) for event in watch.steps(Steps(1, 100, [*costs, 8.0, *costs[:9]], 0.1, None))]
+    [(91, True)]
     """
 
     memory = ("original", "count", "mean", "variance", "record", "spike", "after", "told")

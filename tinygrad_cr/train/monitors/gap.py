@@ -17,7 +17,8 @@ WIDE = 0.1
 """Training accuracy minus validation accuracy, beyond what so few validation rows make by chance."""
 
 PATIENCE = 5
-"""A wide gap is overfitting when the validation loss has stopped to fall for so many epochs."""
+STALLED = 0.95
+"""A wide gap is overfitting when the validation loss has fallen by less than 5 % in so many epochs."""
 
 POOR = 0.95
 FLAT = 0.1
@@ -28,10 +29,10 @@ class Overfitting(Monitor):
     """Tells when the network learns its training rows and no longer what holds for others ("overfitting").
 
     Either the validation loss rises although the training cost falls, or the accuracies are far apart and the
-    validation loss falls no more.
+    validation loss hardly falls any more.
     """
 
-    memory = ("best", "best_epoch", "best_loss", "above", "told")
+    memory = ("best", "best_epoch", "best_loss", "above", "mark", "mark_epoch", "told")
 
     def start(self, setup: Setup) -> None:
         """Nothing seen yet."""
@@ -39,6 +40,8 @@ class Overfitting(Monitor):
         self.slack = 0.01 * math.log(max(2, setup.classes))
         self.best: float | None = None
         self.best_epoch = 0
+        self.mark: float | None = None
+        self.mark_epoch = 0
         self.best_loss: float | None = None
         self.above, self.told = 0, False
 
@@ -47,29 +50,31 @@ class Overfitting(Monitor):
         loss = row["val_loss"]
         if self.told or loss is None or not math.isfinite(loss):
             return
+        if self.mark is None or loss < STALLED * self.mark:
+            self.mark, self.mark_epoch = loss, row["epoch"]
         if self.best is None or loss < self.best:
             self.best, self.best_epoch, self.best_loss, self.above = loss, row["epoch"], None, 0
-            return
-        if self.best_loss is None:
+        elif self.best_loss is None:
             # The mean over the steps just behind the best network; that over the steps before it may be far higher.
             self.best_loss = row["loss"]
-        waited = row["epoch"] - self.best_epoch
         gap = row["accuracy"] - row["val_accuracy"]
         chance = 2 * _chance(row["val_accuracy"], self.rows)
-        rising = loss > RISE * self.best + self.slack and row["loss"] <= self.best_loss and gap > chance
+        higher = loss > RISE * self.best + self.slack and gap > chance
+        rising = higher and self.best_loss is not None and row["loss"] <= self.best_loss
         self.above = self.above + 1 if rising else 0
-        wide = gap > WIDE + chance
-        if (self.above >= VALIDATIONS and waited >= VALIDATIONS) or (wide and waited >= PATIENCE):
+        risen = self.above >= VALIDATIONS and row["epoch"] - self.best_epoch >= VALIDATIONS
+        if risen or (gap > WIDE + chance and row["epoch"] - self.mark_epoch >= PATIENCE):
             self.told = True
+            before, when = (self.best, self.best_epoch) if risen else (self.mark, self.mark_epoch)
             yield Event(
                 "warn",
                 "overfitting",
                 row["epoch"],
                 row["step"],
                 gap,
-                f"the validation loss, {loss:.4g} after epoch {row['epoch']}, has not been below {self.best:.4g} since "
-                f"epoch {self.best_epoch} while the training part is learned (accuracy {row['accuracy']:.3f}, "
-                f"validation {row['val_accuracy']:.3f}): this is overfitting; try more dropout, more reg or more data",
+                f"the validation loss is {loss:.4g} after epoch {row['epoch']} and was {before:.4g} in epoch {when}, "
+                f"while the training part is learned (accuracy {row['accuracy']:.3f}, validation "
+                f"{row['val_accuracy']:.3f}): this is overfitting; try more dropout, more reg or more data",
             )
 
 

@@ -66,7 +66,7 @@ class DeadUnits(Monitor):
 
         def see(name: str, layer: Module, x: Tensor, y: Tensor) -> None:
             nonlocal weights
-            own = [p for _, p in layer.named_parameters() if p.regularized and p.ndim == 2]
+            own: list[Tensor] = [p for _, p in layer.named_parameters() if p.regularized and p.ndim == 2]
             weights = own or weights
             highest, lowest = y.numpy().max(axis=0), y.numpy().min()
             part = float((highest == 0).mean()) if lowest >= 0 else 0.0
