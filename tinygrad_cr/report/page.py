@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from tinygrad_cr.errors import OptionError, RunError
+from tinygrad_cr.plots.ridges import KEYS
 from tinygrad_cr.report import comparison, sections
 from tinygrad_cr.report.html import Markup, join, tag
 from tinygrad_cr.report.network import from_network
@@ -73,9 +74,11 @@ def _read(runs: Sequence[Path | str]) -> list[Record]:
     folders = {Path(run).resolve(): Path(run) for run in reversed(runs)}
     records = [read_run(folder) for folder in reversed(folders.values())]
     for record in records:
-        for i, row in enumerate(record.history):
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise RunError(f"{record.path} does not hold a whole run: line {i + 1} of history.jsonl has no epoch")
+        for name, rows, wanted in (("history", record.history, {"epoch"}), ("histograms", record.histograms, KEYS)):
+            for i, row in enumerate(rows):
+                if not isinstance(row, dict) or not row.keys() >= wanted:
+                    missing = ", ".join(sorted(wanted - row.keys() if isinstance(row, dict) else wanted))
+                    raise RunError(f"{record.path} holds no whole run: line {i + 1} of {name}.jsonl lacks {missing}")
     return records
 
 
