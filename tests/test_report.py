@@ -415,6 +415,11 @@ def test_runs_that_have_nothing_yet_or_exploded_can_be_compared(runs: Path, half
     assert ("1 run failed" in text, "half: no loss was recorded." in render([half, runs / "good"])) == (True, True)
 
 
+def test_accuracies_on_different_data_are_not_compared_without_a_word(runs: Path, three: str, undrawn: None) -> None:
+    warning = "not trained on the same rows"
+    assert (warning in three, warning in render([runs / "good", runs / "table"])) == (False, True)
+
+
 def test_without_any_validation_nothing_is_called_best(runs: Path, half: Path, undrawn: None) -> None:
     text = Page(render([half, runs / "no-validation"])).text
     assert ("nothing says which is best" in text, "(best)" in text) == (True, False)

@@ -21,8 +21,8 @@ from tinygrad_cr.train.run import REPORT, write_atomically
 LIMIT = 3_000_000
 """Bytes of a page; a mail with it still arrives."""
 
-TEXT = 400_000
-"""Bytes of it that are kept for tables and text."""
+FRAME, TEXT = 100_000, 30_000
+"""Bytes of it that are kept for what all runs share, and for the tables and texts of each."""
 
 GENERATOR = "tinygrad_cr report"
 """Marks a page as one of ours, which may be replaced."""
@@ -127,7 +127,7 @@ def _head(title: str) -> Markup:
 
 
 def _single(record: Record) -> Markup:
-    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - TEXT, 3)
+    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - FRAME - TEXT, 3)
     return join(_sections(record, pictures, 2, ""))
 
 
@@ -144,7 +144,7 @@ def _several(records: dict[str, Record]) -> Markup:
         for name, record in records.items()
     ]
     together = sections.gallery(comparison.overlays(records), LIMIT // 4)
-    room = (LIMIT - TEXT - len(together)) // len(records)
+    room = (LIMIT - FRAME - len(together)) // len(records) - TEXT
     parts = [
         tag("nav", tag("ul", *links), aria_label="Runs"),
         tag(
