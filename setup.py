@@ -9,6 +9,7 @@ from setuptools import setup
 setup(
     packages=[
         "tinygrad_cr",
+        "tinygrad_cr.cli",
         "tinygrad_cr.data",
         "tinygrad_cr.doctor",
         "tinygrad_cr.kernels",

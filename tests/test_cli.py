@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +19,15 @@ import numpy as np
 import pytest
 
 from tinygrad_cr import cli, op_table, ops
-from tinygrad_cr.data import load
+from tinygrad_cr.cli import engine
+from tinygrad_cr.data import load, split
 from tinygrad_cr.gradcheck import gradcheck
-from tinygrad_cr.train import load_run, predict_proba
+from tinygrad_cr.train import load_run, predict_proba, read_run
+from tinygrad_cr.train.checkpoint import digest
 
-QUICK = ("--epochs", "2", "--hidden", "8")
-FILES = {"config.json", "history.jsonl", "model.safetensors"}
+QUICK = ("--epochs", "2", "--hidden", "8", "--no-report")
+FILES = {"config.json", "events.jsonl", "histograms.jsonl", "history.jsonl", "model.safetensors", "report.html"}
+FILES |= {"checkpoints"}
 EPOCH = re.compile(
     r"Finished epoch \d+ / \d+: cost \d+\.\d{6}, train: [01]\.\d{6}, val [01]\.\d{6}, lr \d\.\d{6}e-\d\d"
 )
@@ -86,7 +90,19 @@ def insects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "rows.npz", x=x)
     np.savez(folder / "labelled.npz", x=x, y=y)
     np.savez(folder / "narrow.npz", x=x[:, :3])
-    done = process("train", "--data", "insects.csv", "--label", "kind", "--hidden", "16", "--out", "run", folder=folder)
+    done = process(
+        "train",
+        "--data",
+        "insects.csv",
+        "--label",
+        "kind",
+        "--hidden",
+        "16",
+        "--out",
+        "run",
+        "--no-report",
+        folder=folder,
+    )
     assert done.code == 0, done.err
     return folder
 
@@ -112,7 +128,8 @@ def test_the_defaults_end_quietly_with_exit_code_0(defaults):
 
 def test_the_defaults_write_one_run_folder(defaults):
     _, folder = defaults
-    assert everything_in(folder) == {"runs", "runs/digits-1"} | {f"runs/digits-1/{name}" for name in FILES}
+    checkpoint = "runs/digits-1/checkpoints/step-0000001360.safetensors"
+    assert everything_in(folder) == {"runs", "runs/digits-1", checkpoint} | {f"runs/digits-1/{name}" for name in FILES}
 
 
 def test_without_a_terminal_every_epoch_is_one_of_the_lectures_lines(defaults):
@@ -151,7 +168,7 @@ def test_every_run_gets_a_new_folder(tool):
 
 def test_a_run_lies_where_out_says(tool, tmp_path):
     tool("train", *QUICK, "--out", "here/run")
-    assert {path.name for path in (tmp_path / "here/run").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "here/run").iterdir()} == FILES - {"report.html"}
 
 
 def test_options_reach_the_configuration(tool):
@@ -168,11 +185,33 @@ def test_options_reach_the_configuration(tool):
         "--optimizer": "sgd",
         "--init": "1e-2",
         "--standardize": "mean-image",
+        "--clip-norm": "2.5",
+        "--validate-steps": "9",
+        "--patience": "4",
+        "--checkpoint-epochs": "2",
         "--seed": "3",
     }
-    tool("train", *(part for option in options.items() for part in option), "--out", "run")
-    assert json.loads(Path("run/config.json").read_text()) == {
+    arguments = [*(part for option in options.items() for part in option), "--out", "run"]
+    tool("train", *arguments, "--no-report")
+    config = json.loads(Path("run/config.json").read_text())
+    assert set(config.pop("versions")) == {"tinygrad_cr", "python", "numpy", "numba"}
+    assert datetime.fromisoformat(config.pop("created")).tzinfo is UTC
+    assert config.pop("data_digest") == digest(split(load("digits"), seed=3).train)
+    assert config == {
         "format": 1,
+        "command": ["tinygrad-cr", "train", *arguments, "--no-report"],
+        "label": None,
+        "split_seed": 3,
+        "image_shape": [8, 8],
+        "optimizer_options": {"momentum": 0.5, "nesterov": False, "weight_decay": 0.0},
+        "schedule": None,
+        "clip_norm": 2.5,
+        "train_sample": 1000,
+        "validate_epochs": 1,
+        "validate_steps": 9,
+        "patience": 4,
+        "monitors": True,
+        "checkpoint_epochs": 2,
         "optimizer": "sgd",
         "lr": 0.02,
         "lr_decay": 0.9,
@@ -211,6 +250,9 @@ def test_json_prints_exactly_one_object(tool):
     done = tool("train", *QUICK, "--json")
     assert set(json.loads(done.out)) == {
         "run",
+        "report",
+        "stopped",
+        "events",
         "test_accuracy",
         "test_loss",
         "best_epoch",
@@ -323,10 +365,10 @@ def test_a_command_that_cannot_be_read_exits_with_2_and_leaves_nothing_on_disk(t
 
 def test_a_folder_with_another_run_is_refused_and_left_as_it_was(tool, tmp_path):
     tool("train", *QUICK, "--out", "run")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")}
     done = tool("train", *QUICK, "--out", "run", "--seed", "1")
     assert done == Done(1, "", "error: run already holds another run; nothing was written, choose a new folder\n")
-    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*.*")} == before
 
 
 def test_a_folder_with_other_files_is_refused_and_left_as_it_was(tool, tmp_path):
@@ -484,14 +526,14 @@ def test_gradcheck_exits_with_1_and_names_a_wrong_rule(tool, monkeypatch):
     def wrong_tanh(x):
         return ops.tanh(x) + 0.001 * (ops.tanh(x) - ops.tanh(x).detach())
 
-    monkeypatch.setattr(cli, "check_all", planted)
+    monkeypatch.setattr(engine, "check_all", planted)
     done = tool("gradcheck")
     assert done.code == 1
     assert "WRONG" in done.out
     assert "wrong_tanh" in done.out
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "gradcheck"])
+@pytest.mark.parametrize("command", ["train", "doctor", "report", "predict", "gradcheck", "warmup"])
 def test_help_names_every_command(tool, command):
     done = tool("--help")
     assert done.code == 0
@@ -504,20 +546,179 @@ def test_without_a_command_help_is_shown_and_nothing_written(tool, tmp_path):
     assert everything_in(tmp_path) == set()
 
 
-def test_an_interrupted_training_says_where_the_best_network_is(tmp_path):
-    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "100000", "--out", "run"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors.strip()) == (
-        130,
-        "interrupted; the best network so far, if an epoch was finished, is in run",
-    )
+# Interrupted, and resumed
+
+
+def interrupted(folder: Path, sent: signal.Signals = signal.SIGINT) -> Done:
+    """A long run that somebody stops after its first epoch."""
+    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "100000", "--out", "run", "--no-report"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        child.stdout.readline()
+        child.send_signal(sent)
+        out, err = child.communicate(timeout=60)
+    return Done(child.returncode, out, err)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_how_to_go_on(tmp_path, sent):
+    done = interrupted(tmp_path, sent)
+    assert (done.code, done.err) == (130, "interrupted; tinygrad-cr train --resume run goes on\n")
+    assert re.search(r"^note: interrupted after step \d+, in epoch \d+; resume run to go on$", done.out, re.M)
+
+
+def test_an_interrupted_training_goes_on(tool, tmp_path):
+    interrupted(tmp_path)
+    steps = len(read_run(tmp_path / "run").history)
+    done = tool("train", "--resume", "run", "--epochs", str(steps + 2))
+    assert (done.code, done.err) == (0, "")
+    assert re.match(r"going on after step \d+, in epoch \d+\n", done.out)
+    assert re.search(r"^test accuracy 0\.9\d+, saved in run$", done.out, re.M)
+    assert (len(read_run("run").history), Path("run/report.html").exists()) == (steps + 2, True)
+
+
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tool):
+    tool("train", "--hidden", "8", "--epochs", "5", "--out", "whole", "--no-report")
+    tool("train", "--hidden", "8", "--epochs", "3", "--out", "cut", "--no-report")
+    tool("train", "--resume", "cut", "--epochs", "5", "--no-report")
+    networks = [Path(name, "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert networks[0] == networks[1]
+
+
+def test_resume_refuses_options_that_the_run_has_already(tool):
+    tool("train", *QUICK, "--out", "run")
+    done = tool("train", "--resume", "run", "--lr", "0.1", "--validate-steps", "3")
+    assert done == Done(1, "", "error: --resume takes the options of the run: leave --lr, --validate-steps out\n")
+
+
+def test_resume_refuses_data_that_changed(tool, insects):
+    table = Path("insects.csv")
+    table.write_bytes((insects / "insects.csv").read_bytes())
+    tool("train", "--data", "insects.csv", "--label", "kind", *QUICK, "--out", "run")
+    table.write_text(table.read_text().replace("ant", "bee", 3))
+    done = tool("train", "--resume", "run", "--epochs", "4")
+    assert done == Done(1, "", "error: insects.csv is not what it was when this run was trained on it\n")
+
+
+def test_resume_refuses_a_folder_that_is_no_run(tool):
+    assert "is no run folder" in tool("train", "--resume", "nowhere").err
+
+
+# Trouble
+
+
+@pytest.fixture
+def exploded(tool) -> Done:
+    return tool("train", "--hidden", "16", "--lr", "1e5", "--out", "run")
+
+
+def test_a_run_that_explodes_is_stopped_with_the_reason_and_exit_code_1(exploded):
+    assert exploded.code == 1
+    assert exploded.out.count("failure: ") == 1
+    assert re.fullmatch(r"error: \w+ in epoch \d+: what to do stands above and in run/report.html\n", exploded.err)
+
+
+def test_a_run_that_explodes_leaves_a_folder_that_can_be_read(exploded):
+    record = read_run("run")
+    assert [event.level for event in record.history.events if event.stop] == ["fail"]
+
+
+def test_json_names_what_happened(tool):
+    done = tool("train", "--hidden", "16", "--lr", "1e5", "--json", "--no-report")
+    found = json.loads(done.out)
+    assert done.code == 1
+    assert found["stopped"] == next(event["message"] for event in found["events"] if event["stop"])
+
+
+def test_without_monitors_divergence_is_an_error(tool):
+    done = tool("train", "--hidden", "16", "--lr", "1e5", "--no-monitors")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert "learning rate, 100000, is too high" in done.err
+
+
+# doctor
+
+
+@pytest.fixture(scope="module")
+def examined(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return process("doctor", folder=tmp_path_factory.mktemp("doctor"))
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_defaults(examined):
+    assert (examined.code, examined.err) == (0, "")
+    assert "FAIL" not in examined.out
+
+
+@pytest.mark.parametrize("check", ["inputs", "initial loss", "gradients", "overfit", "learning rate", "update ratio"])
+def test_the_doctor_shows_every_check_with_its_verdict(examined, check):
+    assert re.search(rf"^(PASS|WARN)  {check}", examined.out, re.M)
+
+
+def test_the_doctor_exits_with_1_when_a_check_fails(tool):
+    done = tool("doctor", "--hidden", "16", "--lr", "10")
+    assert done.code == 1
+    assert re.search(r"^FAIL  learning rate", done.out, re.M)
+
+
+def test_the_doctor_speaks_json(tool):
+    done = tool("doctor", "--hidden", "16", "--json")
+    found = json.loads(done.out)
+    assert done.code == 0
+    assert {check["status"] for check in found["checks"]} <= {"PASS", "WARN", "SKIP"}
+
+
+def test_the_doctor_takes_the_options_of_train_and_writes_nothing(tool, tmp_path):
+    options = ["--epochs", "3", "--lr-decay", "0.9", "--momentum", "0.5", "--reg", "0.001", "--batch-size", "16"]
+    assert tool("doctor", "--hidden", "16", *options, "--seed", "4").code == 0
+    assert everything_in(tmp_path) == set()
+
+
+def test_the_doctor_refuses_what_cannot_be_examined_in_one_line(tool):
+    Path("few.csv").write_text("a,b,label\n" + "1,2,x\n2,1,y\n" * 6)
+    done = tool("doctor", "--data", "few.csv")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+
+
+def test_preflight_comes_before_training_and_stays_with_the_run(tool):
+    done = tool("train", *QUICK, "--preflight", "--out", "run")
+    assert done.out.index("overfit") < done.out.index("Finished epoch 1")
+    assert read_run("run").preflight["checks"]
+
+
+def test_a_preflight_that_fails_keeps_training_from_beginning(tool, tmp_path):
+    done = tool("train", *QUICK, "--lr", "10", "--preflight", "--out", "run")
+    assert (done.code, (tmp_path / "run").exists()) == (1, False)
+
+
+# report
+
+
+def test_train_leaves_a_report(defaults):
+    _, folder = defaults
+    page = (folder / "runs/digits-1/report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "How to make it again" in page
+
+
+def test_reports_are_made_again_and_compare_runs(tool):
+    for name in ("a", "b"):
+        tool("train", *QUICK, "--out", name)
+    assert not Path("a/report.html").exists()
+    assert tool("report", "a").out == "a/report.html\n"
+    assert tool("report", "a", "b", "--out", "both.html").out == "both.html\n"
+    assert all(Path(page).stat().st_size > 1000 for page in ("a/report.html", "both.html"))
+
+
+def test_a_report_on_what_is_no_run_is_refused(tool, tmp_path):
+    done = tool("report", "nowhere")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert everything_in(tmp_path) == set()
+
+
+# Together
 
 
 def test_of_two_runs_at_once_each_gets_a_folder_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "1"]
+    command = [sys.executable, "-m", "tinygrad_cr", "train", "--epochs", "1", "--no-report"]
     processes = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["digits-1", "digits-2"]

@@ -119,9 +119,15 @@ def test_a_learning_rate_that_is_too_low_barely_moves_the_cost(images):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(3))
-def test_a_learning_rate_that_is_too_high_ends_in_an_error_that_names_it(images, seed, dtype):
+def test_a_learning_rate_that_is_too_high_stops_training_and_is_named(images, seed, dtype):
+    history = overfit(images, seed, dtype, lr=1e6)
+    assert re.search(r"learning rate,? (of )?1e\+06", history.stopped)
+    assert len(history) < 5
+
+
+def test_without_monitors_a_learning_rate_that_is_too_high_is_an_error_that_names_it(images):
     with pytest.raises(DivergenceError, match=r"(cost became|loss was) (inf|nan).*learning rate, 1e\+06, is too high"):
-        overfit(images, seed, dtype, lr=1e6)
+        overfit(images, 0, lr=1e6, monitors=False)
 
 
 def train(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -137,16 +143,21 @@ def diverged(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedPr
 
 
 def test_on_the_command_line_divergence_is_one_line_that_names_the_learning_rate(diverged):
+    (line,) = [line for line in diverged.stdout.splitlines() if line.startswith("failure: ")]
+    assert re.search(r"learning rate,? (of )?1e\+06", line)
+
+
+def test_on_the_command_line_divergence_never_ends_in_a_traceback(diverged):
     (line,) = diverged.stderr.splitlines()
-    assert re.match(r"error: the (cost became|loss was) (inf|nan) .*learning rate, 1e\+06, is too high", line)
+    assert re.fullmatch(r"error: (divergence|explosion) in epoch \d+: what to do stands above and in runs/.*", line)
 
 
 def test_on_the_command_line_divergence_gives_exit_code_1(diverged):
     assert diverged.returncode == 1
 
 
-def test_on_the_command_line_divergence_prints_the_epochs_before_it_and_nothing_else(diverged):
-    assert all(line.startswith("Finished epoch ") for line in diverged.stdout.splitlines())
+def test_on_the_command_line_divergence_prints_the_epochs_before_it_and_the_reason_and_nothing_else(diverged):
+    assert all(line.startswith(("Finished epoch ", "failure: ")) for line in diverged.stdout.splitlines())
 
 
 def test_the_trainer_prints_the_lectures_lines(images, capsys):

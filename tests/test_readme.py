@@ -17,4 +17,4 @@ def test_a_program_of_the_readme_runs(program):
 
 
 def test_the_readme_has_programs():
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 4

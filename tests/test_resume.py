@@ -117,7 +117,7 @@ def test_an_interrupt_during_the_last_step_comes_too_late(tmp_path, whole):
         {"optimizer": "adamw", "lr": 0.01, "reg": 0.1},
         {"clip_norm": 0.1, "lr_decay": 0.5, "momentum": 0.0},
         {"validate_steps": 3, "validate_epochs": 2, "checkpoint_epochs": 4},
-        {"patience": 2, "lr": 1.0, "epochs": 40},
+        {"patience": 2, "lr": 0.3, "epochs": 40},
         {"standardize": "mean-image", "train_sample": 7, "monitors": False},
         {"lr": 1e3},
     ],

@@ -287,6 +287,9 @@ class Watched(History):
     def epoch(self, row: dict[str, Any], epochs: int) -> None:
         self.states.append(bits(self.model))
 
+    def note(self, text: str) -> None:
+        pass
+
     def stop(self, best_accuracy: float | None) -> None:
         self.best_accuracy = best_accuracy
 
@@ -295,7 +298,7 @@ def wavering() -> tuple[Module, Watched, History]:
     """A run whose best epoch is neither the first nor the last."""
     model = network()
     watched = Watched(model)
-    return model, watched, trainer(model, lr=1.5, epochs=12, reporter=watched).fit(TRAIN, VALIDATION)
+    return model, watched, trainer(model, lr=1.5, epochs=12, reporter=watched, monitors=False).fit(TRAIN, VALIDATION)
 
 
 def test_the_model_ends_with_the_parameters_of_its_best_epoch():
@@ -489,7 +492,7 @@ def test_a_folder_with_another_run_is_refused_before_anything_changes(tmp_path):
 def diverging(out: Path | None = None) -> tuple[MLP, Trainer]:
     """Two quiet epochs, then a learning rate that ends in inf or NaN."""
     model = network()
-    return model, trainer(model, schedule=lambda step: 0.1 if step < 8 else 1e25, epochs=9, out=out)
+    return model, trainer(model, schedule=lambda step: 0.1 if step < 8 else 1e25, epochs=9, out=out, monitors=False)
 
 
 def test_divergence_is_an_error_that_names_cost_epoch_step_and_learning_rate():
@@ -498,6 +501,17 @@ def test_divergence_is_an_error_that_names_cost_epoch_step_and_learning_rate():
         DivergenceError, match=r"became (nan|inf) in epoch 3, step \d+: .*learning rate, 1e\+25, .*try 1e"
     ):
         run.fit(TRAIN, VALIDATION)
+
+
+def test_with_monitors_divergence_is_no_error_and_leaves_the_same(tmp_path):
+    model, _ = diverging()
+    history = trainer(model, schedule=lambda step: 0.1 if step < 8 else 1e25, epochs=9, out=tmp_path).fit(
+        TRAIN, VALIDATION
+    )
+    healthy = network()
+    trainer(healthy, epochs=2).fit(TRAIN, VALIDATION)
+    assert bits(model) == bits(healthy) == bits(load_run(tmp_path).model)
+    assert (len(history), history.events[-1].level, history.events[-1].epoch) == (2, "fail", 3)
 
 
 def test_divergence_leaves_the_best_epoch_before_it():
@@ -522,14 +536,14 @@ def test_divergence_tells_the_reporter_that_training_was_cut_short():
     model = network()
     watched = Watched(model)
     with pytest.raises(DivergenceError):
-        trainer(model, lr=1e25, reporter=watched).fit(TRAIN)
+        trainer(model, lr=1e25, reporter=watched, monitors=False).fit(TRAIN)
     assert watched.best_accuracy is None
 
 
 def test_divergence_in_the_first_epoch_leaves_the_network_as_it_was():
     model = network()
     with pytest.raises(DivergenceError):
-        trainer(model, lr=1e38).fit(TRAIN)
+        trainer(model, lr=1e38, monitors=False).fit(TRAIN)
     assert bits(model) == bits(network())
 
 
@@ -538,7 +552,7 @@ def one_bad_update(out: Path) -> MLP:
     model = network()
     most = Dataset(TRAIN.x, (np.arange(50) > 44).astype(int) + (np.arange(50) > 47))
     with pytest.raises(DivergenceError):
-        trainer(model, lr=1e30, momentum=0, batch_size=50, out=out).fit(most, most)
+        trainer(model, lr=1e30, momentum=0, batch_size=50, out=out, monitors=False).fit(most, most)
     return model
 
 

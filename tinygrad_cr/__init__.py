@@ -14,7 +14,7 @@ if not (_root / "kernels").exists():
     kernels = sys.modules["tinygrad_cr.kernels"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(kernels)
 
-from tinygrad_cr import data, nn, ops, optim, schedules, train  # noqa: E402 - they need the kernels above
+from tinygrad_cr import data, doctor, nn, ops, optim, plots, schedules, train  # noqa: E402 - they need the kernels above
 from tinygrad_cr.compile import compile  # noqa: E402
 from tinygrad_cr.gradcheck import gradcheck  # noqa: E402
 from tinygrad_cr.random import Generator  # noqa: E402
@@ -32,12 +32,14 @@ __all__ = [
     "Tensor",
     "compile",
     "data",
+    "doctor",
     "get_num_threads",
     "gradcheck",
     "nn",
     "no_grad",
     "ops",
     "optim",
+    "plots",
     "schedules",
     "set_num_threads",
     "train",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -225,12 +225,6 @@ def counted_from_one(train: Dataset, outputs: int) -> bool:
     """Whether the labels are 1 to C where C outputs want 0 to C - 1."""
     assert train.y is not None
     return int(train.y.min()) == 1 and int(train.y.max()) == outputs
-
-
-def generators(model: Module) -> Iterator[Generator]:
-    """The generators that the modules of a network hold."""
-    for module in model.modules():
-        yield from (value for value in vars(module).values() if isinstance(value, Generator))
 
 
 def is_finite(values: Any) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tinygrad_cr.doctor.case import Case, generators
+from tinygrad_cr.doctor.case import Case
 from tinygrad_cr.doctor.verdict import Check, Status
 from tinygrad_cr.errors import DTypeError, OptionError
 from tinygrad_cr.gradcheck import GradcheckReport, gradcheck
 from tinygrad_cr.nn import Parameter
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.train.checkpoint import generators
 
 ROWS = 6
 TOLERANCE = 1e-6

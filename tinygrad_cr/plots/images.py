@@ -68,8 +68,8 @@ def put(ax: Axes, image: Array, box: tuple[float, float, float, float], how: dic
 
 def caption(ax: Axes, middle: float, bottom: float, lines: Sequence[str], size: float) -> None:
     """Centred lines whose last one ends at `bottom`. Each is a text of its own: so baselines agree between columns."""
-    for i, line in enumerate(reversed(lines)):
-        ax.text(middle, bottom - LEADING * size * i - 0.25 * size, line, ha="center", va="baseline", fontsize=size)
+    for i, line in enumerate(lines, 1 - len(lines)):
+        ax.text(middle, bottom + LEADING * size * i - 0.25 * size, line, ha="center", va="baseline", fontsize=size)
 
 
 def sheet(ax: Axes, width: float, height: float) -> None:

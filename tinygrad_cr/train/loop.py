@@ -95,8 +95,7 @@ class Loop:
             accuracy = math.nan if progress.best_accuracy is None else progress.best_accuracy
             self.reporter.stop(accuracy if completed else None)
         self._tell(event for callback in self.callbacks for event in callback.stop(history) or ())
-        if self.folder:
-            self._write_history()
+        self._write_history()
         return history
 
     def _epoch(self) -> None:
@@ -163,12 +162,11 @@ class Loop:
         if math.isfinite(loss):
             self._keep_if_best(row)
         self._tell(event for callback in self.callbacks for event in callback.epoch(row) or ())
+        if not math.isfinite(loss) and history.stopped is None:
+            self._lost(f"the loss was {loss} after epoch {row['epoch']}")
         if self.histograms is not None and math.isfinite(loss):
             self.histograms.epoch(row)
-        if self.folder:
-            self._write_history()
-        if not math.isfinite(loss) and history.stopped is None:
-            raise _divergence(f"the loss was {loss} after epoch {row['epoch']}", row["lr"])
+        self._write_history()
         if ended:
             self.reporter.epoch(row, self.trainer.epochs)
         elif row["val_loss"] is not None:
@@ -271,7 +269,16 @@ class Loop:
         """Let the callbacks end the run; if none does, it is an error."""
         self._observe_steps(norms)
         if self.progress.history.stopped is None:
-            raise _divergence(what, self.optimizer.lr)
+            self._lost(what)
+
+    def _lost(self, what: str) -> None:
+        """The end of a run that no callback has ended: an event where there are monitors, an error where not."""
+        error = _divergence(what, self.optimizer.lr)
+        if not self.trainer.monitors:
+            self._write_history()
+            raise error
+        progress = self.progress
+        self._tell([Event("fail", "divergence", progress.epoch, progress.step, None, str(error), stop=True)])
 
     def _interrupt(self) -> None:
         progress = self.progress
@@ -286,7 +293,7 @@ class Loop:
     # What is written
 
     def _write_history(self) -> None:
-        if self.folder and self.histograms:
+        if self.folder:
             self.folder.write_history(self.progress.history)
 
     def _write_checkpoint(self) -> None:
