@@ -39,7 +39,10 @@ def sentence(records: Mapping[str, Record]) -> str:
         best, *others = [name for name, accuracy in validated.items() if accuracy == top]
         also = f", as {'does' if len(others) == 1 else 'do'} {listed(others)}" if others else ""
         parts = [f"{best} has the best validation accuracy, {fraction(top)} in epoch {seen[best].best_epoch}{also}."]
-    for level, what in (("fail", "failed"), ("warn", "with warnings")):
+    trained_on = {record.config.get("data_digest") for record in records.values()}
+    if len(trained_on) > 1:
+        parts.append("The runs were not trained on the same rows, so their accuracies compare only roughly.")
+    for level, what in (("fail", "failed"), ("warn", "ended with warnings")):
         if level in levels:
             parts.append(f"{count(levels.count(level), 'run')} {what}.")
     return " ".join(parts)
@@ -58,7 +61,7 @@ def table(records: Mapping[str, Record], anchors: Mapping[str, str]) -> Markup:
             else fraction(each.best_accuracy)
             for each in seen.values()
         ],
-        "in epoch": [f"{each.best_epoch or '–'} of {each.epochs}" for each in seen.values()],
+        "in epoch": [f"{each.best_epoch} of {each.epochs}" if each.best_epoch else "–" for each in seen.values()],
         "final loss": [number(each.loss) for each in seen.values()],
         "gap at the end": [fraction(each.gap) for each in seen.values()],
         "time": [duration(each.seconds) for each in seen.values()],

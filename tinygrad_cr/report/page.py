@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from tinygrad_cr.errors import OptionError, RunError
+from tinygrad_cr.plots.ridges import KEYS
 from tinygrad_cr.report import comparison, sections
 from tinygrad_cr.report.html import Markup, join, tag
 from tinygrad_cr.report.network import from_network
@@ -20,8 +21,8 @@ from tinygrad_cr.train.run import REPORT, write_atomically
 LIMIT = 3_000_000
 """Bytes of a page; a mail with it still arrives."""
 
-TEXT = 400_000
-"""Bytes of it that are kept for tables and text."""
+FRAME, TEXT = 100_000, 30_000
+"""Bytes of it that are kept for what all runs share, and for the tables and texts of each."""
 
 GENERATOR = "tinygrad_cr report"
 """Marks a page as one of ours, which may be replaced."""
@@ -73,9 +74,11 @@ def _read(runs: Sequence[Path | str]) -> list[Record]:
     folders = {Path(run).resolve(): Path(run) for run in reversed(runs)}
     records = [read_run(folder) for folder in reversed(folders.values())]
     for record in records:
-        for i, row in enumerate(record.history):
-            if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
-                raise RunError(f"{record.path} does not hold a whole run: line {i + 1} of history.jsonl has no epoch")
+        for name, rows, wanted in (("history", record.history, {"epoch"}), ("histograms", record.histograms, KEYS)):
+            for i, row in enumerate(rows):
+                if not isinstance(row, dict) or not row.keys() >= wanted:
+                    missing = ", ".join(sorted(wanted - row.keys() if isinstance(row, dict) else wanted))
+                    raise RunError(f"{record.path} holds no whole run: line {i + 1} of {name}.jsonl lacks {missing}")
     return records
 
 
@@ -124,7 +127,7 @@ def _head(title: str) -> Markup:
 
 
 def _single(record: Record) -> Markup:
-    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - TEXT, 3)
+    pictures = sections.gallery(chain(from_records(record), from_network(record)), LIMIT - FRAME - TEXT, 3)
     return join(_sections(record, pictures, 2, ""))
 
 
@@ -141,7 +144,7 @@ def _several(records: dict[str, Record]) -> Markup:
         for name, record in records.items()
     ]
     together = sections.gallery(comparison.overlays(records), LIMIT // 4)
-    room = (LIMIT - TEXT - len(together)) // len(records)
+    room = (LIMIT - FRAME - len(together)) // len(records) - TEXT
     parts = [
         tag("nav", tag("ul", *links), aria_label="Runs"),
         tag(

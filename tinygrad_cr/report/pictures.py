@@ -40,7 +40,7 @@ def from_records(record: Record) -> Iterator[Picture | Omission]:
         return
     drawn = thinned(history)
     kinds = len({event.kind for event in history.events})
-    left_out = f" Every {-(-len(history) // ROWS)}th row is drawn." if len(drawn) < len(history) else ""
+    left_out = f" One row of {stride(history)} is drawn." if len(drawn) < len(history) else ""
     gap = "A gap that grows means overfitting; no gap at all, that a larger network could do better"
     validated = figures(history).best_accuracy is not None
     for key, caption in (
@@ -70,16 +70,19 @@ def from_records(record: Record) -> Iterator[Picture | Omission]:
     yield from _distributions(record.histograms)
 
 
-def thinned(history: History, most: int = ROWS) -> History:
-    """At most so many rows, evenly spaced, the first and the last among them.
+def thinned(history: History) -> History:
+    """At most so many rows as are drawn, evenly spaced; the last one is among them.
 
-    >>> len(thinned(History([{"epoch": i} for i in range(5000)])))
-    1000
+    >>> [row["epoch"] for row in thinned(History([{"epoch": i} for i in range(2500)]))[-2:]]
+    [2496, 2499]
     """
-    if len(history) <= most:
-        return history
-    rows = np.linspace(0, len(history) - 1, most).round().astype(int)
-    return History([history[int(i)] for i in rows], history.events)
+    step = stride(history)
+    return History(history.rows[(len(history) - 1) % step :: step], history.events)
+
+
+def stride(history: History) -> int:
+    """One row of so many is drawn."""
+    return max(1, -(-len(history) // ROWS))
 
 
 def _learning_rates(record: Record) -> Iterator[Picture]:

@@ -103,14 +103,15 @@ def gallery(items: Iterable[Picture | Omission], room: int, level: int | None = 
     missing: list[Omission] = []
     words: list[Markup] = []
     for item in items:
-        piece = _figure(item, room) if isinstance(item, Picture) and problem is None else item
-        if isinstance(piece, Omission):
-            missing.append(piece)
-        elif isinstance(piece, Picture):
-            words.append(tag("li", tag("strong", f"{piece.name}: "), piece.alternative))
+        if isinstance(item, Omission):
+            missing.append(item)
+        elif problem is not None:
+            words.append(tag("li", tag("strong", f"{item.name}: "), item.alternative))
+        elif isinstance(figure := _figure(item, room), Omission):
+            missing.append(figure)
         else:
-            room -= len(piece)
-            shown.setdefault(item.group, []).append(piece)
+            room -= len(figure)
+            shown.setdefault(item.group, []).append(figure)
     groups = (
         join([tag(f"h{level}", group) if level else None, tag("div", *figures, class_="gallery")])
         for group, figures in shown.items()

@@ -65,7 +65,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     if (sizes := _sizes(config)) is not None:
         flat["parameters"] = f"{sum(a * b + b for a, b in pairwise(sizes)):,}"
     elif "model" in config:
-        flat["model.sizes"] = "not known: the network is no MLP"
+        flat["model.sizes"] = "no MLP"
     options = {key: value for key, value in flat.items() if key.startswith("optimizer_options.")}
     known = {
         group: {label: value_text(key, flat.pop(key)) for key, label in keys.items() if key in flat}

@@ -25,7 +25,7 @@ class Verdict(NamedTuple):
 def verdict(record: Record) -> Verdict:
     """The verdict on a run, finished or not."""
     events, seen = record.history.events, figures(record.history)
-    wanted = record.config.get("epochs")
+    wanted: Any = record.config.get("epochs")
     failures = [event for event in events if event.level == "fail"]
     if failures:
         return Verdict("fail", _failed(failures, seen, wanted))
