@@ -11,9 +11,9 @@ import pytest
 from planted import DIGITS
 from tinygrad_cr import ops
 from tinygrad_cr.data import Dataset
-from tinygrad_cr.doctor import RateRange, learning_rate_range
+from tinygrad_cr.doctor import RateRange, Status, learning_rate_range, preflight
 from tinygrad_cr.errors import DataError, DivergenceError
-from tinygrad_cr.nn import MLP
+from tinygrad_cr.nn import MLP, Affine, Dropout, ReLU, Sequential
 from tinygrad_cr.optim import SGD
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train import Trainer
@@ -68,9 +68,26 @@ def test_a_scaled_loss_moves_the_bracket_by_the_inverse_factor(found, factor):
     assert all(0.4 < ratio < 2.5 for ratio in ratios)
 
 
-def test_inputs_a_hundred_times_larger_want_a_smaller_rate(found):
-    data = Dataset((DIGITS.x - DIGITS.x.mean()) * 30.0, DIGITS.y)
-    assert learning_rate_range(network(init=1e-3), data, standardize="none").high < found.high / 10
+@pytest.fixture(scope="module")
+def large_inputs() -> tuple[MLP, Dataset]:
+    """A network whose ReLUs die of a rate that is too high, after one step at an enormous cost."""
+    return network(init=1e-3), Dataset((DIGITS.x - DIGITS.x.mean(axis=0)) * 30.0, DIGITS.y)
+
+
+def test_large_inputs_want_a_smaller_rate(found, large_inputs):
+    large = learning_rate_range(*large_inputs, standardize="none")
+    assert (large.high < found.high / 10, large.suggestion < found.suggestion / 10) == (True, True)
+
+
+def test_where_relus_die_of_a_high_rate_the_low_end_is_found_below_all_the_same(large_inputs):
+    large = learning_rate_range(*large_inputs, standardize="none")
+    assert large.low < large.rates[large.costs.index(min(large.costs))] < large.high
+
+
+def test_a_rate_inside_the_bracket_at_which_the_cost_falls_by_little_warns(large_inputs):
+    check = preflight(*large_inputs, standardize="none", lr=8e-3)["learning rate"]
+    assert check.values["low"] < 8e-3 < check.values["high"]
+    assert (check.status, "falls by little" in check.advice) == (Status.WARN, True)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -79,7 +96,7 @@ def test_a_noisy_loss_leaves_the_bracket_about_where_it_was(found, seed):
     rng = np.random.default_rng(seed)
 
     def noisy(logits: Tensor, labels: Any) -> Tensor:
-        return ops.cross_entropy(logits, labels) * float(rng.lognormal(0, 0.3))
+        return ops.cross_entropy(logits, labels) * float(rng.lognormal(0, 0.6))
 
     got = learning_rate_range(network(), DIGITS, loss=noisy)
     assert found.low / 5 < got.low < 12 * found.low
@@ -91,6 +108,20 @@ def test_dropout_and_minibatches_are_the_same_for_every_rate():
     # At rates that move nothing, two runs differ by nothing, whatever the noise between their steps.
     found = learning_rate_range(network(dropout=0.5), DIGITS, batch_size=4)
     assert abs(found.costs[0] - found.initial) < 0.1 * found.initial
+
+
+def test_the_short_runs_train_with_dropout_whatever_mode_the_model_is_in():
+    seen = set()
+
+    class Noting(Dropout):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.add(self.training)
+            return super().forward(x)
+
+    model = Sequential(Affine(64, 20, generator=0), ReLU(), Noting(0.5, generator=0), Affine(20, 10, generator=1))
+    learning_rate_range(model.eval(), DIGITS)
+    # The shape of the logits is asked for in evaluation mode, before any run.
+    assert seen == {False, True}
 
 
 def test_the_rate_of_an_optimizer_does_not_matter():

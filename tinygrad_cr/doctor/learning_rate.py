@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from tinygrad_cr.doctor.case import Case
 from tinygrad_cr.doctor.rates import RateRange
 from tinygrad_cr.doctor.verdict import Check, Status
 
+HALF = 0.5
+"""A rate above the suggestion should gain so much of what the best rate does."""
 NAME = "learning rate"
 
 
@@ -23,4 +27,15 @@ def check(case: Case, found: RateRange) -> Check:
         status = Status.FAIL
         what = "the cost barely moves" if case.lr <= found.low else "the cost explodes"
         advice = f"{what} at {case.lr:.3g}: try {suggestion:.2g}"
+    elif case.lr is not None and case.lr > suggestion and _gain(found, case.lr) < HALF:
+        status = Status.WARN
+        advice = (
+            f"the cost does not explode at {case.lr:.3g}, but falls by little: it is too high, try {suggestion:.2g}"
+        )
     return Check(NAME, status, measured, bracket, advice, values)
+
+
+def _gain(found: RateRange, lr: float) -> float:
+    """How far the cost falls at the rate of the grid next to this one, beside the best."""
+    cost = min(zip(found.rates, found.costs, strict=True), key=lambda tried: abs(math.log(tried[0] / lr)))[1]
+    return (found.initial - cost) / (found.initial - min(found.costs))

@@ -39,7 +39,9 @@ EXPLODES = 3.0
 ROUNDING = 1e-4
 """A part of the cost that is no movement in any case."""
 WINDOW = 5
-"""Costs in a row that are averaged before they count as an explosion: one bad minibatch is none."""
+"""Of so many costs in a row the median has to be beyond the limit: one bad minibatch is no explosion."""
+BLAST = 10.0
+"""So many times the limit is one even if it lasts for a step: the ReLUs die of it, and the cost falls back to ln C."""
 GOOD = 0.8
 """A rate is worth suggesting if it gains so much of what the best rate does."""
 WANTED_RATIO, RATIO_LOW, RATIO_HIGH = 1e-3, 1e-4, 1e-2
@@ -155,7 +157,7 @@ def find(case: Case) -> RateRange:
     top = bottom = FIRST * PER_DECADE
     while not tried(top).exploded and top < HIGHEST * PER_DECADE:
         top += PER_DECADE
-    while _moves(tried(bottom), still, _best(trials.values(), still)) and bottom > LOWEST * PER_DECADE:
+    while bottom > LOWEST * PER_DECADE and not _is_bottom(tried(bottom), trials.values(), still):
         bottom -= PER_DECADE
     powers = range(bottom, top + 1)
     return _range({10 ** (power / PER_DECADE): tried(power) for power in powers}, still)
@@ -174,12 +176,17 @@ def _run(case: Case, rate: float, steps: int, limit: float) -> Trial:
             costs[done], norm = step(Tensor(x), y)
             norms.append(norm)
             done += 1
-            if not costs[max(0, done - WINDOW) : done].mean() <= limit:
+            if _explodes(costs[:done], limit):
                 costs[done:] = math.inf
                 return Trial(costs, True, {})
             if done == steps:
                 break
     return Trial(costs, False, _ratios(patient.optimizer, norms[steps // 2 :]))
+
+
+def _explodes(costs: np.ndarray[Any, Any], limit: float) -> bool:
+    last = costs[-WINDOW:].tolist()
+    return not last[-1] <= BLAST * limit or (len(last) == WINDOW and sorted(last)[WINDOW // 2] > limit)
 
 
 def _ratios(optimizer: Optimizer, norms: list[Any]) -> dict[str, float]:
@@ -200,8 +207,11 @@ def _fall(trial: Trial, still: Trial) -> tuple[float, float]:
     return float(fall.mean()), float(fall.std() / math.sqrt(part))
 
 
-def _best(trials: Iterable[Trial], still: Trial) -> float:
-    return max(_fall(trial, still)[0] for trial in trials)
+def _is_bottom(trial: Trial, trials: Iterable[Trial], still: Trial) -> bool:
+    """Whether the cost barely moves because the rate is low: at one that is far too high, it may not move either."""
+    best = max(trials, key=lambda each: _fall(each, still)[0])
+    fall = _fall(best, still)[0]
+    return not _moves(trial, still, fall) and fall > 0 and _moves(best, still, fall)
 
 
 def _moves(trial: Trial, still: Trial, best: float) -> bool:
@@ -214,9 +224,8 @@ def _range(trials: Mapping[float, Trial], still: Trial) -> RateRange:
     rates, initial = list(trials), float(still.costs.mean())
     falls = [_fall(trial, still)[0] for trial in trials.values()]
     moving = [_moves(trial, still, max(falls)) for trial in trials.values()]
-    first = moving.index(True) if True in moving else len(rates)
-    exploded = [i for i, trial in enumerate(trials.values()) if trial.exploded]
-    last = exploded[0] if exploded else len(rates) - 1
+    first = _begins(moving, len(rates))
+    last = _begins([trial.exploded for trial in trials.values()], len(rates) - 1)
     inside = [i for i in range(first, last) if falls[i] > 0 and moving[i]]
     good = [i for i in inside if falls[i] >= GOOD * max(falls[j] for j in inside)]
     suggestion = min((rates[i] for i in good), key=lambda rate: _strangeness(trials[rate].ratios), default=None)
@@ -229,6 +238,12 @@ def _range(trials: Mapping[float, Trial], still: Trial) -> RateRange:
         suggestion=suggestion,
         ratios={} if suggestion is None else trials[suggestion].ratios,
     )
+
+
+def _begins(flags: Sequence[bool], otherwise: int) -> int:
+    """Where the flags begin to be set: a single one between others that are not is noise."""
+    pairs = zip(flags, [*flags[1:], True], strict=True)
+    return next((i for i, (here, behind) in enumerate(pairs) if here and behind), otherwise)
 
 
 def _strangeness(ratios: Mapping[str, float]) -> tuple[int, float]:
