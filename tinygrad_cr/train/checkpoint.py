@@ -180,6 +180,7 @@ def digest(data: Dataset) -> str:
     False
     """
     sums = hashlib.blake2b(f"{data.x.shape} {data.x.dtype}".encode(), digest_size=16)
-    sums.update(data.x)
-    sums.update(b"" if data.y is None else data.y)
+    sums.update(memoryview(data.x))
+    if data.y is not None:
+        sums.update(memoryview(data.y))
     return sums.hexdigest()

@@ -29,8 +29,10 @@ from tinygrad_cr.train.monitors import default_monitors
 from tinygrad_cr.train.progress import event_line, validation_line
 from tinygrad_cr.train.run import RunFolder
 
-OPTIONS = ("lr", "lr_decay", "reg", "clip_norm", "epochs", "batch_size", "train_sample", "validate_epochs")
-OPTIONS += ("validate_steps", "patience", "monitors", "checkpoint_epochs")
+OPTIONS = (
+    *("lr", "lr_decay", "reg", "clip_norm", "epochs", "batch_size", "train_sample"),
+    *("validate_epochs", "validate_steps", "patience", "monitors", "checkpoint_epochs"),
+)
 """The options of a `Trainer` that are plain values: they go into config.json as they are, and come back from there."""
 
 if TYPE_CHECKING:

@@ -24,8 +24,10 @@ from tinygrad_cr.train.history import History, Row
 
 try:
     import fcntl
+
+    LOCKS = True
 except ImportError:  # not on POSIX: two processes in one run are then not noticed
-    fcntl = None  # type: ignore[assignment]
+    LOCKS = False
 
 CONFIG, HISTORY, EVENTS, HISTOGRAMS = "config.json", "history.jsonl", "events.jsonl", "histograms.jsonl"
 MODEL, CHECKPOINTS, PREFLIGHT, REPORT = "model.safetensors", "checkpoints", "preflight.json", "report.html"
@@ -142,7 +144,7 @@ class RunFolder:
             self._held = None
 
     def _hold(self) -> None:
-        if fcntl is None:
+        if not LOCKS:
             return
         try:
             # The folder itself: a file in it is replaced when it is written, and a lock stays with the old one.
