@@ -180,7 +180,7 @@ def digest(data: Dataset) -> str:
     False
     """
     sums = hashlib.blake2b(f"{data.x.shape} {data.x.dtype}".encode(), digest_size=16)
-    sums.update(memoryview(data.x))
+    sums.update(data.x.data)
     if data.y is not None:
-        sums.update(memoryview(data.y))
+        sums.update(data.y.data)
     return sums.hexdigest()
