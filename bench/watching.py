@@ -28,7 +28,7 @@ def measure(rounds: int, quick: bool = False) -> dict[str, Any]:
     task = NETWORKS["C"]
     rows = 20 * task.batch if quick else ROWS
     rng = np.random.default_rng(0)
-    # Random labels: nothing can be learned, so nothing is said and no run stops early.
+    # Random labels: nothing can be learned, and no run stops early.
     data = Dataset(rng.integers(0, 256, (rows, task.sizes[0]), dtype=np.uint8), rng.integers(0, 10, rows))
     found: dict[bool, list[float]] = {False: [], True: []}
     for i in range(rounds + 1):
