@@ -584,6 +584,15 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(tool):
     assert networks[0] == networks[1]
 
 
+def test_the_command_of_a_run_that_was_made_longer_makes_it_again(tool):
+    tool("train", *QUICK, "--out", "cut")
+    tool("train", "--resume", "cut", "--epochs", "4", "--no-report")
+    _, *command = read_run("cut").config["command"]
+    tool(*command, "--out", "again")
+    networks = [Path(name, "model.safetensors").read_bytes() for name in ("cut", "again")]
+    assert networks[0] == networks[1]
+
+
 def test_resume_refuses_options_that_the_run_has_already(tool):
     tool("train", *QUICK, "--out", "run")
     done = tool("train", "--resume", "run", "--lr", "0.1", "--validate-steps", "3")

@@ -77,6 +77,9 @@ def train(
             raise OptionError(f"--resume takes the options of the run: leave {flags} out")
         parts = load_parts(read_run(resume).config)
         trainer = Trainer.resume(resume, epochs=epochs if "epochs" in given else None, reporter=reporter)
+        if "epochs" in given and trainer.config.get("command"):
+            # The command that makes the longer run at once: of an option given twice the last one counts.
+            trainer.config["command"] = [*trainer.config["command"], "--epochs", str(epochs)]
         with _stoppable(trainer):
             history = trainer.fit(parts.train, parts.validation)
     else:

@@ -44,7 +44,7 @@ def from_network(record: Record) -> Iterator[Picture | Omission]:
         yield from (Omission(name, reason) for name in (MATRIX, WORST, MASK))
         return
     try:
-        parts = load_parts(record.config)
+        parts = load_parts(record.config, download=False)
     except DataError as error:
         yield from (Omission(name, str(error)) for name in (MATRIX, WORST, MASK))
         return

@@ -243,8 +243,12 @@ def load_run(path: Path | str) -> Run:
     return Run(model, standardizer, names, config, history)
 
 
-def load_parts(config: dict[str, Any]) -> Split:
+def load_parts(config: dict[str, Any], *, download: bool = True) -> Split:
     """The parts of the data that a run was trained on, loaded and split again as its configuration says.
+
+    Args:
+        config: of the run.
+        download: whether a data set that is not on this machine may be fetched.
 
     Raises:
         DataError: the run was made from arrays, its data is not there any more, or is not what it was.
@@ -253,7 +257,8 @@ def load_parts(config: dict[str, Any]) -> Split:
         raise DataError("this run was trained on arrays that its folder does not hold; pass the same ones to fit")
     label = config.get("label")
     try:
-        parts = split(load(config["data"], label=Label.AUTO if label is None else label), seed=config["split_seed"])
+        data = load(config["data"], label=Label.AUTO if label is None else label, download=download)
+        parts = split(data, seed=config["split_seed"])
     except (TinygradError, OSError) as error:
         raise DataError(f"the data of this run, {config['data']}, cannot be loaded: {error}") from None
     if digest(parts.train) != config.get("data_digest"):
