@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from planted import DIGITS
 from tinygrad_cr import ops
 from tinygrad_cr.data import Dataset
-from tinygrad_cr.doctor import RateRange, Status, learning_rate_range, preflight
+from tinygrad_cr.doctor import RateRange, learning_rate, learning_rate_range
+from tinygrad_cr.doctor.case import Case, make_case
 from tinygrad_cr.errors import DataError, DivergenceError
 from tinygrad_cr.nn import MLP, Affine, Dropout, ReLU, Sequential
 from tinygrad_cr.optim import SGD
@@ -21,6 +23,11 @@ from tinygrad_cr.train import Trainer
 
 def network(**options: Any) -> MLP:
     return MLP([64, 50, 10], **{"generator": 0} | options)
+
+
+def case_of(model: MLP) -> Case:
+    options = {"loss": ops.cross_entropy, "optimizer": "sgd", "lr": None, "momentum": 0.9, "reg": 0.0}
+    return make_case(model, DIGITS, None, batch_size=32, standardize="per-feature", generator=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +78,7 @@ def test_a_scaled_loss_moves_the_bracket_by_the_inverse_factor(found, factor):
 @pytest.fixture(scope="module")
 def large_inputs() -> tuple[MLP, Dataset]:
     """A network whose ReLUs die of a rate that is too high, after one step at an enormous cost."""
-    return network(init=1e-3), Dataset((DIGITS.x - DIGITS.x.mean(axis=0)) * 30.0, DIGITS.y)
+    return network(init=1e-3), Dataset((DIGITS.x - DIGITS.x.mean()) * 30.0, DIGITS.y)
 
 
 def test_large_inputs_want_a_smaller_rate(found, large_inputs):
@@ -84,10 +91,23 @@ def test_where_relus_die_of_a_high_rate_the_low_end_is_found_below_all_the_same(
     assert large.low < large.rates[large.costs.index(min(large.costs))] < large.high
 
 
-def test_a_rate_inside_the_bracket_at_which_the_cost_falls_by_little_warns(large_inputs):
-    check = preflight(*large_inputs, standardize="none", lr=8e-3)["learning rate"]
-    assert check.values["low"] < 8e-3 < check.values["high"]
-    assert (check.status, "falls by little" in check.advice) == (Status.WARN, True)
+TRIED = RateRange((1e-4, 1e-3, 1e-2, 1e-1, 1.0), (2.3, 1.0, 0.2, 2.2, math.inf), 2.3, 1e-4, 1.0, 1e-3)
+VERDICTS = {
+    1e-5: "FAIL",
+    1e-4: "FAIL",
+    2e-4: "PASS",
+    1e-3: "PASS",
+    2e-2: "PASS",
+    9e-2: "WARN",
+    1.0: "FAIL",
+    9.0: "FAIL",
+}
+
+
+@pytest.mark.parametrize("lr", VERDICTS)
+def test_a_rate_passes_inside_the_bracket_unless_it_is_high_and_gains_little(lr):
+    check = learning_rate.check(replace(case_of(network()), lr=lr), TRIED)
+    assert (check.status, "0.001" in check.advice) == (VERDICTS[lr], True)
 
 
 @pytest.mark.parametrize("seed", range(5))
