@@ -20,7 +20,7 @@ import numpy as np
 
 from tinygrad_cr import Generator, Tensor, data, nn, no_grad, ops, optim, train
 from tinygrad_cr.data import Dataset
-from tinygrad_cr.errors import DataError, DownloadError
+from tinygrad_cr.errors import DataError, DownloadError, OptionError
 from tinygrad_cr.lecture import ClassifierTrainer, InvertedDropout, VanillaDropout, init_two_layer_model, two_layer_net
 
 IMAGES = Path(__file__).parents[1] / "tests" / "data" / "cifar10-20.npz"
@@ -28,11 +28,13 @@ HIDDEN = 50
 
 
 class Parts(NamedTuple):
-    """The rows that everything but the overfitting runs on: raw pixels 0..255 less the training part's mean image."""
+    """What everything but the overfitting runs on: pixels 0..255, and the same less the training part's mean image."""
 
     train: Dataset
     validation: Dataset
     test: Dataset
+    X_train: Any
+    X_val: Any
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -74,23 +76,18 @@ def classification_data(name: str, rows: int, seed: int) -> Parts:
         print(f"{name} is not available ({error}); the digits that ship with the package take its place.")
         whole = enlarged_digits()
     parts = data.split(whole, validation=1 / 6, seed=seed)
-    first = parts.train.take(slice(0, rows))
+    assert parts.validation is not None
+    assert parts.test is not None
+    first, validation = parts.train.take(slice(0, rows)), parts.validation.take(slice(0, 1000))
     zero_centred = data.Standardizer("mean-image").fit(first.x)
-
-    def part(given: Dataset | None) -> Dataset:
-        assert given is not None
-        return Dataset(zero_centred.transform(given.x), given.y, given.name, given.class_names)
-
-    validation = parts.validation
-    assert validation is not None
-    return Parts(part(first), part(validation.take(slice(0, 1000))), part(parts.test))
+    return Parts(first, validation, parts.test, zero_centred.transform(first.x), zero_centred.transform(validation.x))
 
 
 def enlarged_digits() -> Dataset:
     """The digits as 32x32 images of pixels 0..255, so that learning rates mean about what they mean in the lecture."""
     digits = data.load("digits")
     images = np.kron(digits.x.reshape(-1, 8, 8) * (255 / 16), np.ones((1, 4, 4)))
-    return Dataset(images.astype(np.float32), digits.y, "digits")
+    return Dataset(images.astype(np.uint8), digits.y, "digits")
 
 
 # Babysitting the learning process
@@ -102,7 +99,7 @@ def sanity_check(X: Any, y: Any, parts: Parts, generator: Generator) -> None:
     cifar = init_two_layer_model(X.shape[1], HIDDEN, 10, generator=generator)
     for name, model, rows, labels in (
         ("20 CIFAR-10 images", cifar, X, y),
-        (parts.train.name, model_for(parts, generator), parts.train.x[:1000], parts.train.y[:1000]),
+        (parts.train.name, model_for(parts, generator), parts.X_train[:1000], parts.train.take(slice(0, 1000)).y),
     ):
         for reg in (0.0, 1e3):
             loss, _ = two_layer_net(rows, model, labels, reg)
@@ -165,7 +162,10 @@ def learning_rates(parts: Parts, generator: Generator) -> None:
     )
     for lr, epochs in ((1e-6, 10), (1e6, 3), (3e-3, 6), (1e-2, 3)):
         _, stats = ClassifierTrainer(generator).train(
-            *(parts.train.x, parts.train.y, parts.validation.x, parts.validation.y),
+            parts.X_train,
+            parts.train.y,
+            parts.X_val,
+            parts.validation.y,
             model_for(parts, generator),
             two_layer_net,
             num_epochs=epochs,
@@ -207,7 +207,10 @@ def search(
     for count in range(1, trials + 1):
         at_lr, at_reg = (10 ** (low + (high - low) * generator.uniform((1,)).item()) for low, high in (lr, reg))
         _, stats = ClassifierTrainer(generator).train(
-            *(parts.train.x, parts.train.y, parts.validation.x, parts.validation.y),
+            parts.X_train,
+            parts.train.y,
+            parts.X_val,
+            parts.validation.y,
             model_for(parts, generator),
             two_layer_net,
             num_epochs=epochs,
@@ -275,13 +278,20 @@ def monitor(parts: Parts, best: Trial, seed: int, epochs: int = 10) -> None:
     for few in (1, 10):
         part = parts.train.take(slice(0, len(parts.train) // few))
         model = nn.MLP(parts.sizes, init=1e-4, generator=seed)
-        options = {"lr": best.lr, "reg": best.reg, "momentum": 0.9, "batch_size": 100, "standardize": "none"}
+        options: dict[str, Any] = {
+            "lr": best.lr,
+            "reg": best.reg,
+            "momentum": 0.9,
+            "batch_size": 100,
+            "standardize": "mean-image",
+        }
         # As many updates for few rows as for all.
-        schedule = {"epochs": epochs * few, "lr_decay": 0.9 ** (1 / few)}
+        schedule: dict[str, Any] = {"epochs": epochs * few, "lr_decay": 0.9 ** (1 / few)}
         trainer = train.Trainer(model, **options, **schedule, generator=seed, reporter=False)
         history = trainer.fit(part, parts.validation)
         print(f"{len(part)} training rows, lr {best.lr:.2e}, reg {best.reg:.2e}")
         print("epoch    cost   train     val     gap   |dW1|/|W1|   |dW2|/|W2|")
+        gap = math.nan
         for row in history[few - 1 :: few]:
             gap = row["accuracy"] - row["val_accuracy"]
             ratios = [row[f"update_ratio.layers.{i}.weight"] for i in (0, 1)]
@@ -297,8 +307,8 @@ def flat_starts(parts: Parts, seed: int) -> None:
     title("A curve that starts flat: bad initialization is a prime suspect")
     for init in (1e-3, "he"):
         model = nn.MLP([parts.train.features, 100, 100, parts.train.classes], init=init, generator=seed)
-        options = {"lr": 0.02, "momentum": 0.9, "batch_size": 100, "epochs": 8, "generator": seed, "reporter": False}
-        costs = train.Trainer(model, **options).fit(parts.train, parts.validation).column("loss")
+        trainer = train.Trainer(model, lr=0.02, epochs=8, batch_size=100, generator=seed, reporter=False)
+        costs = trainer.fit(parts.train, parts.validation).column("loss")
         print(f"init {init:>5}: cost by epoch {'  '.join(f'{cost:.4f}' for cost in costs)}")
 
 
@@ -324,8 +334,14 @@ def ensemble(parts: Parts, seed: int, members: int = 5) -> None:
     probabilities, accuracies = [], []
     for member in range(members):
         model = nn.MLP(parts.sizes, generator=seed + member)
-        options = {"epochs": 8, "lr": 0.02, "lr_decay": 0.8, "batch_size": 100, "reporter": False}
-        trainer = train.Trainer(model, **options, generator=seed + member)
+        options: dict[str, Any] = {
+            "epochs": 8,
+            "lr": 0.02,
+            "lr_decay": 0.8,
+            "batch_size": 100,
+            "generator": seed + member,
+        }
+        trainer = train.Trainer(model, **options, reporter=False)
         trainer.fit(parts.train, parts.validation)
         probabilities.append(train.predict_proba(model, parts.test.x, trainer.standardizer))
         accuracies.append(accuracy(probabilities[-1], parts.test.y))
@@ -365,14 +381,14 @@ def dropout(parts: Parts, generator: Generator, epochs: int = 6, passes: int = 1
     slide("vanilla: scale the activations by p at test time; inverted: divide by p in training, test time is unchanged")
     sizes = (parts.train.features, 100, 100, parts.train.classes)
     standardizer = data.Standardizer("per-feature").fit(parts.train.x)
-    x_test = standardizer.transform(parts.test.x[:2000])
-    y_test = parts.test.y[:2000]
+    test = parts.test.take(slice(0, 2000))
+    x_test, y_test = standardizer.transform(test.x), test.y
     for kind in (VanillaDropout, InvertedDropout):
-        arrays = []
-        for i, o in pairwise(sizes):
-            weights = nn.standard_deviation("he", i, o) * generator.normal((o, i))
-            arrays += [weights.astype(np.float32), np.zeros(o, np.float32)]
-        net = kind(*arrays, p=0.5, generator=generator)
+        arrays: dict[str, Any] = {}
+        for i, (inputs, outputs) in enumerate(pairwise(sizes), start=1):
+            weights = nn.standard_deviation("he", inputs, outputs) * generator.normal((outputs, inputs))
+            arrays |= {f"W{i}": weights.astype(np.float32), f"b{i}": np.zeros(outputs, np.float32)}
+        net: VanillaDropout | InvertedDropout = kind(**arrays, p=0.5, generator=generator)
         optimizer = optim.SGD(net, lr=0.02, momentum=0.9)
         for _ in range(epochs):
             for x, y in data.Batches(parts.train, 100, standardizer=standardizer, generator=generator):
@@ -395,19 +411,28 @@ def dropout(parts: Parts, generator: Generator, epochs: int = 6, passes: int = 1
     print(f"a layer of 100 units has 2^100 = {2**100:.1e} masks, each a network that shares its weights with the rest")
 
 
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"wants a number of at least 1, got {text!r}")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Walk through the CS231n lecture on training neural networks.")
     parser.add_argument("--images", type=Path, default=IMAGES, help="the 20 CIFAR-10 images (.npz)")
     parser.add_argument("--data", default="fashion-mnist", help="data set of everything else (%(default)s)")
-    parser.add_argument("--rows", type=int, default=10_000, help="training rows (%(default)s)")
-    parser.add_argument("--trials", type=int, default=30, help="trials of each search (%(default)s)")
+    parser.add_argument("--rows", type=positive, default=10_000, help="training rows (%(default)s)")
+    parser.add_argument("--trials", type=positive, default=30, help="trials of each search (%(default)s)")
     parser.add_argument("--full", action="store_true", help="the lecture's size: 49,000 rows, 100 trials")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (%(default)s)")
     options = parser.parse_args()
     rows, trials = (49_000, 100) if options.full else (options.rows, options.trials)
-    generator = Generator(options.seed)
-    X, y = images_of_cifar(options.images)
-    parts = classification_data(options.data, rows, options.seed)
+    try:
+        generator = Generator(options.seed)
+        X, y = images_of_cifar(options.images)
+        parts = classification_data(options.data, rows, options.seed)
+    except (DataError, OptionError) as error:
+        parser.error(str(error))
     print(
         f"20 CIFAR-10 images for the overfitting; {parts.train.name}: {len(parts.train)} training, "
         f"{len(parts.validation)} validation and {len(parts.test)} test rows, the mean image subtracted; "

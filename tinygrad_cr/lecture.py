@@ -236,7 +236,7 @@ class _Model(Module):
     def __init__(self, model: Mapping[str, Any]) -> None:
         if not isinstance(model, Mapping) or not model:
             raise OptionError(f"model wants arrays by name, as init_two_layer_model gives them; got {model!r}")
-        self.arrays = {name: Parameter(np.array(value)) for name, value in model.items()}
+        self.arrays = {name: Parameter(np.asarray(value)) for name, value in model.items()}
         self.flat()
 
     def values(self) -> Arrays:
