@@ -364,7 +364,7 @@ def test_right_gradients_pass_at_any_size_of_weights(init, seed):
     assert examine("gradients", model, DIGITS, generator=seed).status is Status.PASS
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e3])
+@pytest.mark.parametrize("size", [1e-9, 1e3])
 def test_a_gradient_that_is_0_1_percent_wrong_is_seen_with_inputs_of_any_size(size):
     data = Dataset((DIGITS.x - DIGITS.x.mean(axis=0)) * size, DIGITS.y)
     check = examine("gradients", stacked(0, ReLU(), SlightlyWrong), data, standardize="none")
