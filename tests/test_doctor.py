@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -390,6 +391,12 @@ def test_json_holds_finite_numbers_only(failing):
 
     content = json.loads(failing.to_json(), parse_constant=refuse)
     assert (content["ok"], [check["name"] for check in content["checks"]]) == (False, ORDER)
+
+
+def test_values_without_a_place_in_json_become_none():
+    values = {"a": np.float32("nan"), "b": np.array([1, np.inf]), "c": {"d": (-math.inf, 2)}}
+    report = Report([Check("a", Status.PASS, "", "", values=values)])
+    assert json.loads(report.to_json())["checks"][0]["values"] == {"a": None, "b": [1.0, None], "c": {"d": [None, 2]}}
 
 
 @pytest.mark.parametrize(

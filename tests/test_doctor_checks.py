@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planted import DIGITS, LR, NoBiasGradient, stacked
+from planted import DIGITS, LR, NoBiasGradient, SlightlyWrong, stacked
 from tinygrad_cr import ops
 from tinygrad_cr.data import Dataset, Standardizer
 from tinygrad_cr.doctor import Check, Status, preflight
@@ -362,6 +362,13 @@ def test_the_parameter_whose_gradient_is_missing_is_named():
 def test_right_gradients_pass_at_any_size_of_weights(init, seed):
     model = MLP([64, 60, 60, 10], init=init, generator=seed)
     assert examine("gradients", model, DIGITS, generator=seed).status is Status.PASS
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e3])
+def test_a_gradient_that_is_0_1_percent_wrong_is_seen_with_inputs_of_any_size(size):
+    data = Dataset((DIGITS.x - DIGITS.x.mean(axis=0)) * size, DIGITS.y)
+    check = examine("gradients", stacked(0, ReLU(), SlightlyWrong), data, standardize="none")
+    assert check.values["wrong"] == ["layers.0.weight"]
 
 
 def test_a_wrong_gradient_is_seen_behind_a_last_layer_of_zeros():

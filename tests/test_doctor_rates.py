@@ -14,6 +14,7 @@ from tinygrad_cr import ops
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.doctor import RateRange, learning_rate, learning_rate_range
 from tinygrad_cr.doctor.case import Case, make_case
+from tinygrad_cr.doctor.rates import _begins as begins_at
 from tinygrad_cr.errors import DataError, DivergenceError
 from tinygrad_cr.nn import MLP, Affine, Dropout, ReLU, Sequential
 from tinygrad_cr.optim import SGD
@@ -142,6 +143,27 @@ def test_the_short_runs_train_with_dropout_whatever_mode_the_model_is_in():
     learning_rate_range(model.eval(), DIGITS)
     # The shape of the logits is asked for in evaluation mode, before any run.
     assert seen == {False, True}
+
+
+def test_the_python_of_a_layer_of_ones_own_runs_in_every_step():
+    calls = []
+
+    class Noting(Affine):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(self.training)
+            return super().forward(x)
+
+    found = learning_rate_range(Noting(64, 10, generator=0), DIGITS)
+    whole = [cost for cost in found.costs if math.isfinite(cost)]
+    assert sum(calls) > 100 * len(whole)
+
+
+@pytest.mark.parametrize(
+    ("flags", "begins"),
+    [([0, 0, 1, 1], 2), ([0, 1, 0, 0, 1, 1], 4), ([0, 0, 0, 1], 3), ([1, 0, 1, 1], 2), ([1, 1], 0), ([0, 0], 7)],
+)
+def test_an_end_is_where_two_neighbours_agree_or_the_last_one_stands(flags, begins):
+    assert begins_at([bool(flag) for flag in flags], 7) == begins
 
 
 def test_the_rate_of_an_optimizer_does_not_matter():

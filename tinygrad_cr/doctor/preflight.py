@@ -57,7 +57,7 @@ EXAMINATIONS = (
     Examination(initial.NAME, initial.check, ("inputs", "labels")),
     Examination(symmetry.NAME, symmetry.check, ("labels",)),
     Examination(penalty.NAME, penalty.check, rows=False),
-    Examination(gradients.NAME, gradients.check, ("labels", "initialisation")),
+    Examination(gradients.NAME, gradients.check, ("labels",)),
     Examination(evaluation.NAME, evaluation.check),
     Examination(dropout.NAME, dropout.check, ("evaluation mode",)),
     Examination(overfit.NAME, overfit.check, (*LEARNS, "evaluation mode")),
