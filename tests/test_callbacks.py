@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tinygrad_cr import ops
-from tinygrad_cr.data import Dataset
-from tinygrad_cr.errors import OptionError
+from tinygrad_cr.data import Dataset, load, split
+from tinygrad_cr.errors import DivergenceError, OptionError
 from tinygrad_cr.nn import MLP, Affine
 from tinygrad_cr.optim import SGD, clip_norm
 from tinygrad_cr.tensor import Tensor
-from tinygrad_cr.train import Callback, EarlyStopping, Event, Histograms, History, Trainer, evaluate
+from tinygrad_cr.train import Callback, EarlyStopping, Event, Histograms, History, Trainer, evaluate, read_run
 from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS
 
 
@@ -372,3 +372,62 @@ def test_a_history_that_was_stopped_is_read_back_with_its_events():
     history = trainer(callbacks=[Stopper("epoch")]).fit(TRAIN)
     again = History.from_jsonl(history.to_jsonl(), history.events_to_jsonl())
     assert (again.events, again.stopped) == (history.events, "enough is enough")
+
+
+# Hooks that give something else, and runs that are lost
+
+
+@pytest.mark.parametrize("given", ["enough", [1]])
+def test_a_hook_that_gives_no_events_is_refused_by_name(given):
+    class Chatty(Callback):
+        def epoch(self, row):
+            return given
+
+    with pytest.raises(OptionError, match=r"Chatty gave .*; a hook returns or yields Events, or None"):
+        trainer(callbacks=[Chatty()]).fit(TRAIN)
+
+
+def test_of_a_run_that_is_lost_only_the_reason_is_told():
+    class Warning(Callback):
+        def steps(self, seen):
+            yield Event("warn", "other", seen.epoch, seen.step, None, "something else")
+
+    history = trainer(callbacks=[Stopper("steps", "fail"), Warning()]).fit(TRAIN)
+    assert [event.kind for event in history.events] == ["enough"]
+
+
+def test_without_monitors_a_diverged_run_says_so_in_its_history(tmp_path):
+    with pytest.raises(DivergenceError) as caught:
+        trainer(lr=1e30, monitors=False, out=tmp_path).fit(TRAIN)
+    (event,) = read_run(tmp_path).history.events
+    assert (event.kind, event.message) == ("divergence", str(caught.value))
+
+
+@pytest.mark.parametrize("monitors", [True, False])
+def test_a_cost_that_is_lost_before_any_update_is_not_blamed_on_the_learning_rate(monitors):
+    model = MLP([5, 8, 3], generator=0)
+    model.layers[0].weight.data[0, 0] = np.nan
+    run = trainer(model, monitors=monitors)
+    try:
+        message = run.fit(TRAIN).stopped
+    except DivergenceError as error:
+        message = str(error)
+    assert "the cost became nan in epoch 1, step 1, before any update: weights or inputs hold NaN" in message
+
+
+def test_a_penalty_that_drowns_the_data_is_named():
+    history = trainer(reg=5.0, epochs=4).fit(TRAIN, VALIDATION)
+    assert [event.kind for event in history.events] == ["penalty"]
+    assert "reg, 5, is too strong" in history.events[0].message
+
+
+def test_a_penalty_of_a_useful_strength_is_not():
+    assert trainer(reg=1e-2, lr=0.002, epochs=4).fit(TRAIN, VALIDATION).events == []
+
+
+def test_a_trained_network_that_is_trained_on_slowly_hears_nothing():
+    parts = split(load("digits"), seed=0)
+    model = MLP([64, 100, 10], generator=0)
+    for lr in (0.02, 0.005):
+        events = trainer(model, lr=lr, epochs=10, batch_size=32).fit(parts.train, parts.validation).events
+        assert events == []

@@ -564,6 +564,7 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path, sent):
     done = interrupted(tmp_path, sent)
     assert (done.code, done.err) == (130, "interrupted; tinygrad-cr train --resume run goes on\n")
     assert re.search(r"^note: interrupted after step \d+, in epoch \d+; resume run to go on$", done.out, re.M)
+    assert "finished" not in done.out
 
 
 def test_an_interrupted_training_goes_on(tool, tmp_path):
@@ -638,8 +639,9 @@ def test_json_names_what_happened(tool):
     assert found["stopped"] == next(event["message"] for event in found["events"] if event["stop"])
 
 
-def test_without_monitors_divergence_is_an_error(tool):
-    done = tool("train", "--hidden", "16", "--lr", "1e5", "--no-monitors")
+def test_without_monitors_divergence_is_an_error_and_leaves_a_report(tool):
+    done = tool("train", "--hidden", "16", "--lr", "1e5", "--no-monitors", "--out", "run")
+    assert "divergence" in Path("run/report.html").read_text()
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert "learning rate, 100000, is too high" in done.err
 
@@ -677,6 +679,8 @@ def test_the_doctor_speaks_json(tool):
 
 def test_the_doctor_takes_the_options_of_train_and_writes_nothing(tool, tmp_path):
     options = ["--epochs", "3", "--lr-decay", "0.9", "--momentum", "0.5", "--reg", "0.001", "--batch-size", "16"]
+    options += ["--patience", "3", "--clip-norm", "1", "--validate-steps", "5", "--checkpoint-epochs", "2"]
+    options += ["--no-monitors"]
     assert tool("doctor", "--hidden", "16", *options, "--seed", "4").code == 0
     assert everything_in(tmp_path) == set()
 
@@ -694,8 +698,9 @@ def test_preflight_comes_before_training_and_stays_with_the_run(tool):
 
 
 def test_a_preflight_that_fails_keeps_training_from_beginning(tool, tmp_path):
-    done = tool("train", *QUICK, "--lr", "10", "--preflight", "--out", "run")
+    done = tool("train", *QUICK, "--lr", "10", "--preflight", "--out", "run", "--json")
     assert (done.code, (tmp_path / "run").exists()) == (1, False)
+    assert json.loads(done.out)["ok"] is False
 
 
 # report

@@ -335,6 +335,33 @@ def test_a_damaged_checkpoint_is_refused(cut):
         Trainer.resume(cut)
 
 
+@pytest.mark.parametrize("place", [-1, -40, -1000, 700])
+def test_a_checkpoint_with_a_flipped_bit_is_refused(cut, place):
+    (path,) = checkpoints(cut)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="is no whole checkpoint"):
+        Trainer.resume(cut)
+
+
+def test_options_edited_in_the_configuration_change_nothing(tmp_path, whole):
+    interrupted(tmp_path, 13)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"lr": 9.0, "reg": 5.0, "batch_size": 3}))
+    Trainer.resume(tmp_path, reporter=False).fit(TRAIN, VALIDATION)
+    assert bytes_of(tmp_path) == whole
+
+
+def test_a_run_is_not_made_shorter_than_it_is(cut):
+    before = bytes_of(cut)
+    Trainer.resume(cut, reporter=False).fit(TRAIN, VALIDATION)
+    with pytest.raises(OptionError, match="6 epochs of this run have ended already: epochs must be at least that"):
+        Trainer.resume(cut, epochs=5, reporter=False).fit(TRAIN, VALIDATION)
+    assert bytes_of(cut) != before
+    assert len(load_run(cut).history) == 6
+
+
 def test_a_checkpoint_of_another_version_is_refused(cut, monkeypatch):
     monkeypatch.setattr("tinygrad_cr.train.checkpoint.FORMAT", 2)
     with pytest.raises(RunError, match="has checkpoint format 1, this version reads 2"):

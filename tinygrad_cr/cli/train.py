@@ -15,7 +15,7 @@ import typer
 from tinygrad_cr.cli import options
 from tinygrad_cr.data import Split
 from tinygrad_cr.doctor import preflight as check_first
-from tinygrad_cr.errors import OptionError, RunTakenError
+from tinygrad_cr.errors import DivergenceError, OptionError, RunTakenError
 from tinygrad_cr.random import Generator
 from tinygrad_cr.report import write_report
 from tinygrad_cr.train import History, Trainer, evaluate, load_parts, read_run
@@ -121,8 +121,15 @@ def train(
             )
             print(checks, file=sys.stderr if as_json else sys.stdout)
             if not checks.ok:
+                if as_json:
+                    print(checks.to_json())
                 raise typer.Exit(1)
-        history = _fit_in_new_folder(trainer, parts, out, Path(data).stem)
+        try:
+            history = _fit_in_new_folder(trainer, parts, out, Path(data).stem)
+        except DivergenceError:
+            if report:
+                write_report([Path(str(trainer.out))])
+            raise
         if checks is not None and trainer.out is not None:
             write_atomically(Path(trainer.out) / PREFLIGHT, (checks.to_json() + "\n").encode())
     _conclude(trainer, parts, history, report=report, as_json=as_json)

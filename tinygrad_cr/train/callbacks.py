@@ -2,7 +2,8 @@
 
 The trainer calls its callbacks in this order: the monitors (see `monitors`), early stopping if a patience was given,
 then the callbacks that were passed in, as they stand in the list. All of them see the same observation, also after one
-has asked to stop. They read the model and never change it: the trainer's numbers are the same with and without them.
+has asked to stop; where one calls the run lost ("fail"), only that and further wishes to stop are told. They read the
+model and never change it: the trainer's numbers are the same with and without them.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Setup:
         regularized: for each of them, whether penalties apply to it: true for weights, false for biases.
         classes: how many the data has.
         epochs, steps_per_epoch: how long training is to last.
+        reg: strength of the penalty.
     """
 
     model: Module
@@ -43,6 +45,7 @@ class Setup:
     classes: int
     epochs: int
     steps_per_epoch: int
+    reg: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class Steps:
         epoch, step: of the last of them, both from 1.
         costs: the cost before each of these updates, penalty included, in order.
         lr: of the last update.
-        norms: [k, 2] float64, for each parameter ``sum(p**2)`` before the last update and ``sum(update**2)``.
+        norms: [k, 2] float64, for each parameter ``sum(p**2)`` before the last update and ``sum(update**2)``; None if
+            its cost is not finite, which ends the run.
     """
 
     epoch: int

@@ -65,12 +65,14 @@ def to_bytes(
     standardizer: Standardizer,
     callbacks: Mapping[str, Any],
     data: Mapping[str, str],
+    options: Mapping[str, Any],
 ) -> bytes:
-    """A checkpoint: arrays as safetensors, and the rest as JSON in its metadata.
+    """A checkpoint: arrays as safetensors, the rest as JSON in its metadata, and a sum over both.
 
     Args:
         callbacks: the state of each callback by its name.
         data: digests of the parts (see `digest`), so that a run goes on with the data it began with.
+        options: plain values that the trainer was made with.
     """
     arrays = standardizer_arrays(standardizer)
     arrays |= {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -83,9 +85,11 @@ def to_bytes(
         "events": [asdict(event) for event in progress.history.events],
         "callbacks": callbacks,
         "data": data,
+        "options": options,
     }
     contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-    return save_tensors(contiguous, {"state": json.dumps(state)})
+    text = json.dumps(state)
+    return save_tensors(contiguous, {"state": text, "sum": _sum(contiguous, text)})
 
 
 @dataclass(frozen=True)
@@ -136,13 +140,24 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            state = json.loads((file.metadata() or {})["state"])
+            metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        state = json.loads(metadata["state"])
+        if metadata.get("sum") != _sum(arrays, metadata["state"]):
+            raise ValueError("its bytes are not those that were written")
     except (OSError, SafetensorError, LookupError, ValueError) as error:
         raise RunError(f"{path} is no whole checkpoint: {error}") from None
     if state.get("format") != FORMAT:
         raise RunError(f"{path} has checkpoint format {state.get('format')}, this version reads {FORMAT}")
     return Checkpoint(path, arrays, state)
+
+
+def _sum(arrays: Arrays, text: str) -> str:
+    sums = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(arrays):
+        sums.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        sums.update(arrays[name].data if arrays[name].ndim else arrays[name].tobytes())
+    return sums.hexdigest()
 
 
 def standardizer_arrays(standardizer: Standardizer) -> Arrays:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from tinygrad_cr.train.checkpoint import Checkpoint, Progress, digest
 from tinygrad_cr.train.evaluate import check_fit, evaluate
 from tinygrad_cr.train.histograms import Histograms
 from tinygrad_cr.train.history import Event, History, Row
-from tinygrad_cr.train.monitors import default_monitors
+from tinygrad_cr.train.monitors import default_monitors, divergence_message
 from tinygrad_cr.train.progress import event_line, validation_line
 from tinygrad_cr.train.run import RunFolder
 
@@ -92,11 +92,12 @@ class Loop:
             while progress.epoch <= self.trainer.epochs and history.stopped is None:
                 self._epoch()
             completed = not any(event.stop and event.level == "fail" for event in history.events)
+            completed = completed and not any(event.kind == "interrupted" for event in history.events)
         finally:
             self.model.load_state_dict(progress.best)
             accuracy = math.nan if progress.best_accuracy is None else progress.best_accuracy
             self.reporter.stop(accuracy if completed else None)
-        self._tell(event for callback in self.callbacks for event in callback.stop(history) or ())
+        self._hear(lambda callback: callback.stop(history))
         self._write_history()
         return history
 
@@ -117,7 +118,7 @@ class Loop:
             progress.position, progress.step = position, progress.step + 1
             progress.pending.append(cost)
             if not math.isfinite(cost):
-                self._diverged(f"the cost became {cost} in epoch {progress.epoch}, step {progress.step}", norms)
+                self._diverged(f"the cost became {cost} in epoch {progress.epoch}, step {progress.step}")
                 return
             progress.cost += cost * len(y)
             progress.rows += len(y)
@@ -163,7 +164,7 @@ class Loop:
         history.append(row)
         if math.isfinite(loss):
             self._keep_if_best(row)
-        self._tell(event for callback in self.callbacks for event in callback.epoch(row) or ())
+        self._hear(lambda callback: callback.epoch(row))
         if not math.isfinite(loss) and history.stopped is None:
             self._lost(f"the loss was {loss} after epoch {row['epoch']}")
         if self.histograms is not None and math.isfinite(loss):
@@ -251,6 +252,7 @@ class Loop:
             classes=self.batches.dataset.classes,
             epochs=trainer.epochs,
             steps_per_epoch=len(self.batches),
+            reg=trainer.reg,
         )
         for callback in [*callbacks, *([self.histograms] if self.histograms else [])]:
             callback.start(setup)
@@ -260,27 +262,32 @@ class Loop:
         progress = self.progress
         seen = Steps(progress.epoch, progress.step, tuple(progress.pending), self.optimizer.lr, norms)
         progress.pending.clear()
-        self._tell(event for callback in self.callbacks for event in callback.steps(seen) or ())
+        self._hear(lambda callback: callback.steps(seen))
+
+    def _hear(self, ask: Callable[[Callback], Iterable[Event] | None]) -> None:
+        """Ask every callback, and tell what they saw; of a run that is lost just that, and who else wants it to end."""
+        events = [event for callback in self.callbacks for event in _events(callback, ask(callback))]
+        lost = next((i for i, event in enumerate(events) if event.stop and event.level == "fail"), len(events))
+        self._tell(event for i, event in enumerate(events) if i <= lost or event.stop)
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
             self.progress.history.events.append(event)
             self.reporter.note(event_line(event))
 
-    def _diverged(self, what: str, norms: Any) -> None:
+    def _diverged(self, what: str) -> None:
         """Let the callbacks end the run; if none does, it is an error."""
-        self._observe_steps(norms)
+        self._observe_steps(None)
         if self.progress.history.stopped is None:
             self._lost(what)
 
     def _lost(self, what: str) -> None:
         """The end of a run that no callback has ended: an event where there are monitors, an error where not."""
-        error = _divergence(what, self.optimizer.lr)
+        message, progress = divergence_message(what, self.optimizer.lr, self.progress.step), self.progress
+        self._tell([Event("fail", "divergence", progress.epoch, progress.step, None, message, stop=True)])
+        self._write_history()
         if not self.trainer.monitors:
-            self._write_history()
-            raise error
-        progress = self.progress
-        self._tell([Event("fail", "divergence", progress.epoch, progress.step, None, str(error), stop=True)])
+            raise DivergenceError(message)
 
     def _interrupt(self) -> None:
         progress = self.progress
@@ -304,13 +311,16 @@ class Loop:
         progress = self.progress
         progress.seconds = time.perf_counter() - self.begin
         content = checkpoint.to_bytes(
-            progress, self.model, self.optimizer, self.trainer.standardizer, self._states(), self.data
+            progress,
+            self.model,
+            self.optimizer,
+            self.trainer.standardizer,
+            callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
+            data=self.data,
+            options=_options(self.trainer),
         )
         self.folder.write_histograms(self.histograms.records)
         self.folder.write_checkpoint(progress.step, content)
-
-    def _states(self) -> dict[str, Any]:
-        return {name: callback.state_dict() for name, callback in self._named_callbacks()}
 
     def _named_callbacks(self) -> list[tuple[str, Callback]]:
         watching = [*self.callbacks, *([self.histograms] if self.histograms else [])]
@@ -331,12 +341,23 @@ class Loop:
                 if self.data.get(part) != resumed.state["data"].get(part)
             ]
             raise DataError(f"the {' and the '.join(differing)} part is not the one that this run was trained on")
+        ended = resumed.state["epoch"] - 1
+        if self.trainer.epochs < ended:
+            raise OptionError(f"{ended} epochs of this run have ended already: epochs must be at least that")
         progress = resumed.restore(self.model, self.optimizer)
         for name, callback in given:
             callback.load_state_dict(known[name])
         source, state = self.trainer.generator, progress.shuffle
         source.seed, source.stream, source.draw = state["seed"], state["stream"], state["draw"]
         return progress
+
+
+def _events(callback: Callback, given: Any) -> list[Event]:
+    events = [] if given is None else list(given)
+    for event in events:
+        if not isinstance(event, Event):
+            raise OptionError(f"{type(callback).__name__} gave {event!r}; a hook returns or yields Events, or None")
+    return events
 
 
 def _prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Batches:
@@ -388,8 +409,12 @@ def _config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str,
             | {"python": platform.python_version()},
             "created": trainer.config.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        | {name: getattr(trainer, name) for name in OPTIONS}
+        | _options(trainer)
     )
+
+
+def _options(trainer: Trainer) -> dict[str, Any]:
+    return {name: getattr(trainer, name) for name in OPTIONS}
 
 
 def _version(package: str) -> str | None:
@@ -397,9 +422,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _divergence(what: str, lr: float) -> DivergenceError:
-    return DivergenceError(
-        f"{what}: this almost always means that the learning rate, {lr:g}, is too high; try {lr / 10:g}"
-    )

@@ -16,7 +16,7 @@ from tinygrad_cr.random import Generator, as_generator
 from tinygrad_cr.train.callbacks import Callback
 from tinygrad_cr.train.checkpoint import Checkpoint, load_standardizer
 from tinygrad_cr.train.history import History
-from tinygrad_cr.train.loop import OPTIONS, Loop
+from tinygrad_cr.train.loop import Loop
 from tinygrad_cr.train.progress import Reporter, Silent, default_reporter
 from tinygrad_cr.train.run import RunFolder, last_checkpoint, read_run
 
@@ -169,7 +169,7 @@ class Trainer:
                 name = config["optimizer"]
                 if name not in OPTIMIZERS:
                     raise OptionError(f"{run} used an optimizer of your own, {name}: make it again and pass optimizer=")
-                optimizer = OPTIMIZERS[name](model, config["lr"], **config["optimizer_options"])
+                optimizer = OPTIMIZERS[name](model, state.state["options"]["lr"], **config["optimizer_options"])
             if config["schedule"] and schedule is None:
                 raise OptionError(f"{run} used a schedule of its own: pass schedule=")
             trainer = cls(
@@ -182,7 +182,7 @@ class Trainer:
                 out=run,
                 reporter=reporter,
                 compile=compile,
-                **{name: config[name] for name in OPTIONS} | ({} if epochs is None else {"epochs": epochs}),
+                **state.state["options"] | ({} if epochs is None else {"epochs": epochs}),
             )
         except (LookupError, TypeError) as error:
             raise RunError(f"{run} does not hold a whole run: {error!r}") from None
@@ -207,6 +207,7 @@ class Trainer:
                 Nothing was changed.
             RunError: the run folder is taken. Nothing was changed.
             DivergenceError: the cost became infinite or undefined, and there are no monitors to stop the run.
+            OptionError: a callback gave something else than events; a resumed run is to be shorter than it is.
 
         >>> from tinygrad_cr.data import load, split
         >>> parts = split(load("digits"), seed=0)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from tinygrad_cr.train.callbacks import Callback
-from tinygrad_cr.train.monitors.costs import Divergence, LossSpike
+from tinygrad_cr.train.monitors.costs import Divergence, LossSpike, divergence_message
 from tinygrad_cr.train.monitors.gap import Capacity, Overfitting
 from tinygrad_cr.train.monitors.pace import Pace
+from tinygrad_cr.train.monitors.penalty import Penalty
 from tinygrad_cr.train.monitors.units import DeadUnits
 
-__all__ = ["Capacity", "DeadUnits", "Divergence", "LossSpike", "Overfitting", "Pace", "default_monitors"]
+__all__ = [
+    "Capacity",
+    "DeadUnits",
+    "Divergence",
+    "LossSpike",
+    "Overfitting",
+    "Pace",
+    "Penalty",
+    "default_monitors",
+    "divergence_message",
+]
 
 
 def default_monitors() -> list[Callback]:
     """New monitors for one run: those that a `Trainer` uses unless it is told not to.
 
     >>> [type(monitor).__name__ for monitor in default_monitors()]
-    ['Divergence', 'LossSpike', 'Pace', 'DeadUnits', 'Overfitting', 'Capacity']
+    ['Divergence', 'LossSpike', 'Penalty', 'Pace', 'DeadUnits', 'Overfitting', 'Capacity']
     """
-    return [Divergence(), LossSpike(), Pace(), DeadUnits(), Overfitting(), Capacity()]
+    return [Divergence(), LossSpike(), Penalty(), Pace(), DeadUnits(), Overfitting(), Capacity()]

@@ -18,6 +18,17 @@ MANY = 3
 """So many of the last five costs have to exceed it: a noisy minibatch or two do not."""
 
 
+def divergence_message(what: str, lr: float, step: int) -> str:
+    """Why a cost is not finite, and what to do.
+
+    >>> divergence_message("the cost became inf in epoch 1, step 3", 10.0, 3)
+    'the cost became inf in epoch 1, step 3: this almost always means that the learning rate, 10, is too high; try 1'
+    """
+    if step <= 1 and what.startswith("the cost became"):
+        return f"{what}, before any update: weights or inputs hold NaN, inf or very large numbers; ask the doctor"
+    return f"{what}: this almost always means that the learning rate, {lr:g}, is too high; try {lr / 10:g}"
+
+
 class Divergence(Monitor):
     """Ends a run whose cost is NaN or infinite ("divergence"), or mostly above 3 times the original ("explosion").
 
@@ -81,8 +92,7 @@ class Divergence(Monitor):
                 return
 
     def _lost(self, what: str, epoch: int, step: int, lr: float | None = None) -> Event:
-        lr = self.lr if lr is None else lr
-        message = f"{what}: this almost always means that the learning rate, {lr:g}, is too high; try {lr / 10:g}"
+        message = divergence_message(what, self.lr if lr is None else lr, step)
         # No value: neither JSON nor a comparison of two runs can do with NaN, and the message has it.
         return Event("fail", "divergence", epoch, step, None, message, stop=True)
 

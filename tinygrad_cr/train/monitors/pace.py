@@ -15,6 +15,7 @@ from tinygrad_cr.train.evaluate import evaluation
 from tinygrad_cr.train.history import Event, History, Row
 from tinygrad_cr.train.monitors.curve import Curve
 from tinygrad_cr.train.monitors.monitor import Monitor, ran_to_its_end, rows_to_look_with
+from tinygrad_cr.train.monitors.penalty import SHARE, penalty_share
 
 LEAST_STEPS = 50
 """Fewer steps say little, whatever an epoch is: with full batches it is a single one."""
@@ -59,17 +60,20 @@ class Pace(Monitor):
 
     memory = (
         *("first", "best_lr", "slow", "plateau", "shape_due", "progress_due", "ended"),
-        *("window", "ratios", "last_ratios", "told"),
+        *("window", "ratios", "last_ratios", "told", "drowned"),
     )
 
     def start(self, setup: Setup) -> None:
         """Nothing seen yet."""
         self.setup = setup
+        self.uniform = math.log(max(2, setup.classes))
         self.rows: Tensor | None = None
         frozen = {name for name, p in setup.model.named_parameters() if not p.requires_grad}
         self.weights = [(i, name) for i, name in enumerate(setup.names) if setup.regularized[i] and name not in frozen]
         total = setup.epochs * setup.steps_per_epoch
         self.flat_enough = max(FLAT_STEPS, min(setup.steps_per_epoch, total // 50))
+        # Weights that a penalty shrinks to nothing have bad ratios and a flat cost, and `Penalty` tells why.
+        self.drowned = penalty_share(setup) > SHARE
         self.curve = Curve()
         self.first = 0.0
         self.best_lr = 0.0
@@ -85,7 +89,7 @@ class Pace(Monitor):
 
     def steps(self, seen: Steps) -> Iterable[Event]:
         """Measure; judge an epoch that has ended before these steps, and the shape of the curve."""
-        if seen.norms is None or not math.isfinite(seen.costs[-1]):
+        if self.drowned or seen.norms is None or not math.isfinite(seen.costs[-1]):
             return
         if self.ended:
             # Only now: a run that was stopped at the end of its epoch, because its units are dead say, has its verdict.
@@ -114,7 +118,7 @@ class Pace(Monitor):
 
     def stop(self, history: History) -> Iterable[Event]:
         """Judge the last epoch."""
-        if self.ended and ran_to_its_end(history):
+        if self.ended and not self.drowned and ran_to_its_end(history):
             yield from self._epoch_ended(history[-1]["epoch"], self.ended, history[-1]["lr"])
 
     def _epoch_ended(self, epoch: int, step: int, lr: float) -> Iterable[Event]:
@@ -149,7 +153,7 @@ class Pace(Monitor):
         curve = self.curve
         early, late = curve.mean(0, 1 / 4), curve.mean(3 / 4, 1)
         noise = 2 * curve.uncertainty(1 / 4)
-        untrained = self.first > 0.5 * math.log(max(2, self.setup.classes))
+        untrained = self.first > 0.5 * self.uniform
         if not untrained or late < 0.8 * self.first or early - late >= BARELY * early:
             self.slow = False
             return
@@ -196,7 +200,7 @@ class Pace(Monitor):
         cost = total / steps
         for (_, name), ratios in zip(self.weights, self.ratios, strict=True):
             ratio = median(ratios)
-            low = ratio < LOW and cost > LEARNED * self.first and lr >= 0.5 * self.best_lr
+            low = ratio < LOW and cost > LEARNED * max(self.first, self.uniform) and lr >= 0.5 * self.best_lr
             if (low or ratio > HIGH) and name not in self.told:
                 self.told.append(name)
                 factor = max(0.1, WANTED / ratio) if not low else min(10.0, WANTED / ratio) if ratio else 10.0
