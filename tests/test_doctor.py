@@ -463,6 +463,16 @@ def test_numbers_that_float32_cannot_hold_are_a_finding_and_no_error():
     assert "column 2" in report["inputs"].measured
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_one_finding(value):
+    model = network(dropout=0.5)
+    model.layers[1].weight.data[0, 0] = value
+    report = preflight(model, TRAIN)
+    assert loud(report) == {"initialisation": "FAIL"}
+    assert report["initialisation"].measured == "NaN or inf in layers.1.weight"
+    assert report["regularisation"].advice == "put this right first: initialisation"
+
+
 def test_without_a_chosen_rate_one_is_suggested():
     check = preflight(network(), TRAIN)["learning rate"]
     assert (check.status, check.measured) == (Status.PASS, "none was chosen")

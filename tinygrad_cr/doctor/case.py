@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -92,6 +91,12 @@ class Case:
     def finite(self) -> bool:
         """Whether every number is finite, as it stands and as the network sees it."""
         return self.standardizer is not None and self.overflow is None
+
+    @cached_property
+    def broken(self) -> list[str]:
+        """The parameters that hold NaN or inf."""
+        named = self.patient.model.named_parameters()
+        return [name for name, p in named if not np.isfinite(np.asarray(p.data)).all()]
 
     @cached_property
     def overflow(self) -> str | None:
@@ -225,11 +230,6 @@ def counted_from_one(train: Dataset, outputs: int) -> bool:
     """Whether the labels are 1 to C where C outputs want 0 to C - 1."""
     assert train.y is not None
     return int(train.y.min()) == 1 and int(train.y.max()) == outputs
-
-
-def is_finite(values: Any) -> bool:
-    """Whether no number among them is NaN or inf; adding up is the fastest way to see it."""
-    return math.isfinite(float(np.sum(values, dtype=np.float64)))
 
 
 def _labelled(data: Data, what: str) -> Dataset:

@@ -36,13 +36,15 @@ from tinygrad_cr.random import Generator
 class Examination(NamedTuple):
     """A check, and the checks that have to be passed first: without them its finding would mean nothing.
 
-    rows: whether it computes with the rows, and so can do nothing with NaN and inf.
+    rows, weights: whether it computes with the rows, or the weights, and so can do nothing where they are NaN or inf.
+    rates: whether it looks at the short runs.
     """
 
     name: str
     check: Callable[..., Check]
     needs: tuple[str, ...] = ()
     rows: bool = True
+    weights: bool = True
     rates: bool = False
 
 
@@ -50,12 +52,12 @@ LEARNS = ("inputs", "labels", "initial loss", "initialisation", "gradients", "un
 TRAINS = (*LEARNS, "signal", "regularisation", "overfit")
 
 EXAMINATIONS = (
-    Examination(inputs.NAME, inputs.check, rows=False),
-    Examination(labels.NAME, labels.check, rows=False),
-    Examination(signal.NAME, signal.check),
-    Examination(overlap.NAME, overlap.check, rows=False),
+    Examination(inputs.NAME, inputs.check, rows=False, weights=False),
+    Examination(labels.NAME, labels.check, rows=False, weights=False),
+    Examination(signal.NAME, signal.check, weights=False),
+    Examination(overlap.NAME, overlap.check, rows=False, weights=False),
     Examination(initial.NAME, initial.check, ("inputs", "labels")),
-    Examination(symmetry.NAME, symmetry.check, ("labels",)),
+    Examination(symmetry.NAME, symmetry.check, ("labels",), weights=False),
     Examination(penalty.NAME, penalty.check, rows=False),
     Examination(gradients.NAME, gradients.check, ("labels",)),
     Examination(evaluation.NAME, evaluation.check),
@@ -144,7 +146,11 @@ class _Round:
         """Do it, after what it needs; or say what has to be put right first."""
         if examination.name in self.done:
             return
-        cause = None if self.case.finite or not examination.rows else inputs.NAME
+        cause = None
+        if examination.rows and not self.case.finite:
+            cause = inputs.NAME
+        elif examination.weights and self.case.broken:
+            cause = symmetry.NAME
         for needed in (each for each in EXAMINATIONS if each.name in examination.needs):
             self.examine(needed)
             cause = cause or self.blocked.get(needed.name)

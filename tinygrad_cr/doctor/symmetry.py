@@ -1,4 +1,4 @@
-"""Can the units of a layer become different from each other?
+"""Are the weights finite, and can the units of a layer become different from each other?
 
 Units with equal weights that get equal gradients stay equal for ever: the layer is one unit, however wide. So it is
 seen by what happens, not by what the weights are: zeros are fine in a last layer whose inputs differ.
@@ -28,6 +28,10 @@ NAME = "initialisation"
 
 def check(case: Case) -> Check:
     """A few steps of gradient descent; the matrices whose columns are alike before and after."""
+    if case.broken:
+        advice = "a diverged run leaves such weights behind: make the network anew, or load one that is whole"
+        what = f"NaN or inf in {', '.join(case.broken)}"
+        return Check(NAME, Status.FAIL, what, "finite weights", advice, {"not_finite": case.broken})
     model, _, loss = case.copies()
     x, y = case.sample(ROWS)
     matrices = {name: p for name, p in model.named_parameters() if p.data.ndim == 2 and p.shape[1] > 1}
