@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import math
-import platform
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tinygrad_cr import ops, optim, schedules
 from tinygrad_cr.compile import compile as capturing
-from tinygrad_cr.data import Batches, Dataset, Standardizer
-from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, GraphError, OptionError, RunError
-from tinygrad_cr.nn import MLP
-from tinygrad_cr.tape import mode
+from tinygrad_cr.data import Dataset
+from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, OptionError, RunError
 from tinygrad_cr.tensor import Tensor
-from tinygrad_cr.train import checkpoint
+from tinygrad_cr.train import checkpoint, preparation
 from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS, Callback, EarlyStopping, Setup, Steps
 from tinygrad_cr.train.checkpoint import Checkpoint, Progress, digest
-from tinygrad_cr.train.evaluate import check_fit, evaluate
+from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.histograms import Histograms
 from tinygrad_cr.train.history import Event, History, Row
 from tinygrad_cr.train.monitors import default_monitors, divergence_message
 from tinygrad_cr.train.progress import event_line, validation_line
 from tinygrad_cr.train.run import RunFolder
-
-OPTIONS = (
-    *("lr", "lr_decay", "reg", "clip_norm", "epochs", "batch_size", "train_sample"),
-    *("validate_epochs", "validate_steps", "patience", "monitors", "checkpoint_epochs"),
-)
-"""The options of a `Trainer` that are plain values: they go into config.json as they are, and come back from there."""
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
@@ -61,8 +48,8 @@ class Loop:
     ) -> None:
         self.trainer, self.validation, self.folder, self.resumed = trainer, validation, folder, resumed
         self.model, self.optimizer, self.reporter = trainer.model, trainer.optimizer, trainer.reporter
-        self.batches = _prepare(trainer, train, validation)
-        self.sample = _sample(train, trainer.train_sample)
+        self.batches = preparation.prepare(trainer, train, validation)
+        self.sample = preparation.sample(train, trainer.train_sample)
         self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
         self.compiled = self._capture()
         self.histograms = Histograms() if folder else None
@@ -81,7 +68,7 @@ class Loop:
         """Train to the end, or until somebody asks to stop; the model then holds its best parameters."""
         progress, history = self.progress, self.progress.history
         if self.folder:
-            self.folder.write_config(_config(self.trainer, self.batches.dataset, self.data))
+            self.folder.write_config(preparation.config(self.trainer, self.batches.dataset, self.data))
             if self.resumed is None:
                 self._write_checkpoint()
         self.reporter.start(self.trainer.epochs, len(self.batches))
@@ -317,7 +304,7 @@ class Loop:
             self.trainer.standardizer,
             callbacks={name: callback.state_dict() for name, callback in self._named_callbacks()},
             data=self.data,
-            options=_options(self.trainer),
+            options=preparation.options(self.trainer),
         )
         self.folder.write_histograms(self.histograms.records)
         self.folder.write_checkpoint(progress.step, content)
@@ -358,67 +345,3 @@ def _events(callback: Callback, given: Any) -> list[Event]:
         if not isinstance(event, Event):
             raise OptionError(f"{type(callback).__name__} gave {event!r}; a hook returns or yields Events, or None")
     return events
-
-
-def _prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Batches:
-    """Check everything that can be checked before the first step; the minibatches of the training part."""
-    model = trainer.model
-    if not trainer.optimizer.trains(model):
-        raise OptionError("the optimizer was made for another model; make it as SGD(model, ...) for this one")
-    if not mode.recording or not any(p.requires_grad for p in model.parameters()):
-        raise GraphError("nothing can be learned: every parameter is frozen, or fit was called under no_grad()")
-    for part in (train, validation):
-        if part is not None:
-            if part.y is None:
-                raise DataError("training wants labelled data")
-            check_fit(model, part)
-    standardizer = trainer.standardizer
-    if trainer.learns_standardizer:
-        standardizer = Standardizer(standardizer.mode).fit(train.x)
-    dtype = str(model.dtype)
-    if validation is not None:
-        Batches(validation, trainer.batch_size, standardizer=standardizer, shuffle=False, dtype=dtype)
-    batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=trainer.generator, dtype=dtype)
-    trainer.standardizer = standardizer
-    return batches
-
-
-def _sample(train: Dataset, most: int) -> Dataset:
-    """Rows for the training accuracy: all if they are few, else evenly spaced ones."""
-    if len(train) <= most:
-        return train
-    return train.take(np.linspace(0, len(train) - 1, most).astype(np.int64))
-
-
-def _config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, Any]:
-    model, optimizer = trainer.model, trainer.optimizer
-    return (
-        trainer.config
-        | {
-            "optimizer": type(optimizer).__name__.lower(),
-            "optimizer_options": optimizer.config(),
-            "momentum": getattr(optimizer, "momentum", None),
-            "schedule": None if trainer.schedule is None else "custom",
-            "standardize": trainer.standardizer.mode,
-            "seed": trainer.generator.seed,
-            "class_names": list(train.class_names),
-            "image_shape": None if train.image_shape is None else list(train.image_shape),
-            "data_digest": data.get("train"),
-            "model": model.config() if isinstance(model, MLP) else None,
-            "versions": {name: _version(name) for name in ("tinygrad_cr", "numpy", "numba")}
-            | {"python": platform.python_version()},
-            "created": trainer.config.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        | _options(trainer)
-    )
-
-
-def _options(trainer: Trainer) -> dict[str, Any]:
-    return {name: getattr(trainer, name) for name in OPTIONS}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -1,0 +1,97 @@
+"""What stands before the first step: checks, minibatches, and the configuration that is written down."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinygrad_cr.data import Batches, Dataset, Standardizer
+from tinygrad_cr.errors import DataError, GraphError, OptionError
+from tinygrad_cr.nn import MLP
+from tinygrad_cr.tape import mode
+from tinygrad_cr.train.evaluate import check_fit
+
+if TYPE_CHECKING:
+    from tinygrad_cr.train.trainer import Trainer
+
+OPTIONS = (
+    *("lr", "lr_decay", "reg", "clip_norm", "epochs", "batch_size", "train_sample"),
+    *("validate_epochs", "validate_steps", "patience", "monitors", "checkpoint_epochs"),
+)
+"""The options of a `Trainer` that are plain values: config.json shows them, and they come back from checkpoints."""
+
+
+def prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Batches:
+    """Check everything that can be checked before the first step; the minibatches of the training part."""
+    model = trainer.model
+    if not trainer.optimizer.trains(model):
+        raise OptionError("the optimizer was made for another model; make it as SGD(model, ...) for this one")
+    if not mode.recording or not any(p.requires_grad for p in model.parameters()):
+        raise GraphError("nothing can be learned: every parameter is frozen, or fit was called under no_grad()")
+    for part in (train, validation):
+        if part is not None:
+            if part.y is None:
+                raise DataError("training wants labelled data")
+            check_fit(model, part)
+    standardizer = trainer.standardizer
+    if trainer.learns_standardizer:
+        standardizer = Standardizer(standardizer.mode).fit(train.x)
+    dtype = str(model.dtype)
+    if validation is not None:
+        Batches(validation, trainer.batch_size, standardizer=standardizer, shuffle=False, dtype=dtype)
+    batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=trainer.generator, dtype=dtype)
+    trainer.standardizer = standardizer
+    return batches
+
+
+def sample(train: Dataset, most: int) -> Dataset:
+    """Rows for the training accuracy: all if they are few, else evenly spaced ones."""
+    if len(train) <= most:
+        return train
+    return train.take(np.linspace(0, len(train) - 1, most).astype(np.int64))
+
+
+def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, Any]:
+    """What goes into config.json; data: the digests of the parts."""
+    model, optimizer = trainer.model, trainer.optimizer
+    return (
+        trainer.config
+        | {
+            "optimizer": type(optimizer).__name__.lower(),
+            "optimizer_options": optimizer.config(),
+            "momentum": getattr(optimizer, "momentum", None),
+            "schedule": None if trainer.schedule is None else "custom",
+            "standardize": trainer.standardizer.mode,
+            "seed": trainer.generator.seed,
+            "class_names": list(train.class_names),
+            "image_shape": None if train.image_shape is None else list(train.image_shape),
+            "data_digest": data.get("train"),
+            "model": model.config() if isinstance(model, MLP) else None,
+            "versions": {name: _version(name) for name in ("tinygrad_cr", "numpy", "numba")}
+            | {"python": platform.python_version()},
+            "created": trainer.config.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        | options(trainer)
+    )
+
+
+def options(trainer: Trainer) -> dict[str, Any]:
+    """The options that are plain values.
+
+    >>> from tinygrad_cr.nn import MLP
+    >>> from tinygrad_cr.train import Trainer
+    >>> options(Trainer(MLP([4, 2], generator=0)))["epochs"]
+    20
+    """
+    return {name: getattr(trainer, name) for name in OPTIONS}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
