@@ -17,6 +17,7 @@ import pytest
 
 import tinygrad_cr.kernels
 from tinygrad_cr import cli, train
+from tinygrad_cr.cli import engine
 from tinygrad_cr.errors import CacheError, OptionError
 from tinygrad_cr.kernels import Compilation
 
@@ -442,7 +443,7 @@ def test_a_warmup_for_both_dtypes_covers_networks_of_float64(warmed):
 
 
 def test_warmup_where_nothing_can_be_kept_is_an_error(monkeypatch):
-    monkeypatch.setattr(cli, "compile_all", lambda dtypes: Compilation(compiled=3, loaded=0, kept=0, folders=()))
+    monkeypatch.setattr(engine, "compile_all", lambda dtypes: Compilation(compiled=3, loaded=0, kept=0, folders=()))
     with pytest.raises(CacheError, match="TINYGRAD_CR_CACHE"):
         cli.warmup("float32")
 

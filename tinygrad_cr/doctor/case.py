@@ -130,7 +130,8 @@ class Case:
     def seen(self, rows: np.ndarray[Any, Any], dtype: str | None = None) -> np.ndarray[Any, Any]:
         """Rows of the training part as the network sees them: [n, d]."""
         assert self.standardizer is not None
-        return self.standardizer.transform(self.train.x[rows], dtype or self.dtype)
+        # In the network's own dtype first: only for that are kernels sure to be compiled.
+        return self.standardizer.transform(self.train.x[rows], self.dtype).astype(dtype or self.dtype, copy=False)
 
 
 class Stepper:

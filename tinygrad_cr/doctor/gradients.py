@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from tinygrad_cr.doctor.case import Case
+from tinygrad_cr.doctor.case import Case, Loss
 from tinygrad_cr.doctor.verdict import Check, Status
-from tinygrad_cr.errors import DTypeError, OptionError
+from tinygrad_cr.errors import DTypeError, OptionError, TinygradError
 from tinygrad_cr.gradcheck import gradcheck
-from tinygrad_cr.nn import Parameter
+from tinygrad_cr.nn import Module, Parameter
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.checkpoint import generators
@@ -30,7 +31,7 @@ def check(case: Case) -> Check:
     rows = case.sample_rows(ROWS)
     x, y = case.seen(rows, "float64"), case.labels[rows]
     x /= float(np.sqrt(np.mean(x**2))) or 1.0
-    model.to("float64").eval()
+    device = _move(model.to("float64").eval(), loss, x, y)
     generator = case.generator(5)
     for p in model.parameters():
         _to_usual_size(p, generator)
@@ -39,7 +40,7 @@ def check(case: Case) -> Check:
     def cost() -> Tensor:
         for source, draw in sources:
             source.draw = draw
-        return loss(model(Tensor(x)), y)
+        return loss(model(Tensor(x, device=device)), y)
 
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     try:
@@ -61,6 +62,20 @@ def check(case: Case) -> Check:
         advice,
         {"error": report.error, "compared": report.compared, "wrong": wrong},
     )
+
+
+def _move(model: Module, loss: Loss, x: Any, y: Any) -> str:
+    """The device to check on: the reference kernels, unless model or loss hold tensors of their own that live elsewhere.
+
+    It is the rules that are checked, and the reference follows them without being compiled for float64 first.
+    """
+    try:
+        model.to("reference")
+        loss(model(Tensor(x, device="reference")), y)
+        return "reference"
+    except TinygradError:
+        model.to("cpu")
+        return "cpu"
 
 
 def _to_usual_size(p: Parameter, generator: Generator) -> None:
