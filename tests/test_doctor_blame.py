@@ -1,0 +1,108 @@
+"""The doctor blames what is wrong: no sound table, narrow layer or unusual loss, and one cause in one check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from planted import DIGITS, Softmaxed
+from tinygrad_cr.data import Dataset
+from tinygrad_cr.doctor import Report, Status, preflight
+from tinygrad_cr.nn import MLP
+
+
+def loud(report: Report) -> dict[str, str]:
+    return {check.name: check.status.value for check in report.checks if check.status in ("WARN", "FAIL")}
+
+
+def moons(rng: Any, n: int = 700) -> Dataset:
+    angle, y = rng.uniform(0, np.pi, n), np.arange(n) % 2
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    lower = np.stack([1 - np.cos(angle), 0.5 - np.sin(angle)], axis=1)
+    return Dataset(np.where(y[:, None] == 0, upper, lower) + 0.2 * rng.standard_normal((n, 2)), y)
+
+
+def noisy_line(rng: Any, n: int = 700, features: int = 2) -> Dataset:
+    x = rng.standard_normal((n, features))
+    return Dataset(x, (rng.random(n) < 1 / (1 + np.exp(-2 * x[:, 0]))).astype(int))
+
+
+def one_feature(rng: Any) -> Dataset:
+    return noisy_line(rng, features=1)
+
+
+def clouds(rng: Any, n: int = 600) -> Dataset:
+    y = np.arange(n) % 3
+    return Dataset(rng.standard_normal((n, 4)) + np.eye(3, 4)[y], y)
+
+
+def spirals(rng: Any, n: int = 600) -> Dataset:
+    y, turn = np.arange(n) % 2, rng.uniform(0.5, 3 * np.pi, n)
+    x = np.stack([turn * np.cos(turn), turn * np.sin(turn)], axis=1) * np.where(y == 0, 1, -1)[:, None]
+    return Dataset(x + 0.2 * rng.standard_normal((n, 2)), y)
+
+
+TABLES: dict[str, tuple[Any, list[int]]] = {
+    "moons": (moons, [2, 32, 2]),
+    "a noisy line": (noisy_line, [2, 32, 2]),
+    "one feature": (one_feature, [1, 16, 2]),
+    "clouds": (clouds, [4, 10, 3]),
+    "spirals": (spirals, [2, 100, 2]),
+    "3 hidden units": (lambda rng: DIGITS, [64, 3, 10]),
+    "5 hidden units": (lambda rng: DIGITS, [64, 5, 10]),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_small_tables_and_narrow_layers_never_fail_to_overfit(kind):
+    make, sizes = TABLES[kind]
+    for seed in range(2):
+        report = preflight(MLP(sizes, generator=seed), make(np.random.default_rng(seed)), generator=seed)
+        assert "FAIL" not in loud(report).values(), report["overfit"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("kind", TABLES)
+def test_small_tables_and_narrow_layers_fail_with_no_seed(kind, seed):
+    make, sizes = TABLES[kind]
+    report = preflight(MLP(sizes, generator=seed), make(np.random.default_rng(seed)), generator=seed)
+    assert "FAIL" not in loud(report).values(), report["overfit"]
+
+
+def test_a_descent_that_is_stuck_fails_and_says_what_a_constant_answer_costs():
+    check = preflight(Softmaxed([64, 50, 10], generator=0), DIGITS)["overfit"]
+    assert (check.status, "a constant answer costs 2.3" in check.advice) == (Status.FAIL, True)
+
+
+def test_layers_narrower_than_the_classes_are_named():
+    check = preflight(MLP([64, 3, 10], generator=1), DIGITS, generator=1)["overfit"]
+    assert (check.status, check.advice.startswith("layers.0.weight: fewer units")) == (Status.WARN, True)
+
+
+# A weak signal
+
+
+@pytest.mark.parametrize(
+    ("rows", "signal", "status"),
+    [(300, 0.0, "WARN"), (1500, 0.0, "FAIL"), (1500, 0.15, "WARN"), (1500, 0.5, "PASS"), (60, 0.0, "SKIP")],
+)
+def test_a_signal_fails_only_where_many_rows_show_none(rows, signal, status):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((rows, 5))
+    train = Dataset(x, (rng.standard_normal(rows) + signal * x[:, 0] > 0).astype(int))
+    check = preflight(MLP([5, 16, 2], generator=0), train)["signal"]
+    assert check.status == status, check
+
+
+# Only biases
+
+
+def test_a_network_of_which_only_biases_are_trained_is_examined():
+    model = MLP([64, 50, 10], generator=0)
+    for layer in model.layers:
+        layer.weight.requires_grad = False
+    check = preflight(model, DIGITS)["overfit"]
+    assert (check.status, np.isfinite(check.values["loss"])) == (Status.WARN, True)
