@@ -106,3 +106,39 @@ def test_a_network_of_which_only_biases_are_trained_is_examined():
         layer.weight.requires_grad = False
     check = preflight(model, DIGITS)["overfit"]
     assert (check.status, np.isfinite(check.values["loss"])) == (Status.WARN, True)
+
+
+# A penalty that is too strong
+
+
+def test_a_penalty_above_the_data_loss_warns_with_a_strength_to_try_and_nothing_else_is_blamed():
+    report = preflight(MLP([64, 100, 10], generator=0), DIGITS, reg=1.0, lr=0.01)
+    assert loud(report) == {"regularisation": "WARN"}
+    share = report["regularisation"].values["share"]
+    assert (share > 1, f"try reg={0.1 / share:.0e}" in report["regularisation"].advice) == (True, True)
+    assert report["update ratio"].status is Status.SKIP
+
+
+# Inputs that say nothing
+
+
+@pytest.mark.parametrize("varying", [0, 1])
+def test_inputs_that_are_nearly_all_constant_fail_and_what_depends_on_them_is_skipped(varying):
+    x = np.full((200, 20), 3.0)
+    x[:, :varying] = np.random.default_rng(0).standard_normal((200, varying))
+    report = preflight(MLP([20, 8, 2], generator=0), Dataset(x, np.arange(200) % 2))
+    assert loud(report) == {"inputs": "FAIL"}
+    assert [report[name].status.value for name in ("signal", "units", "overfit")] == ["SKIP"] * 3
+
+
+# A parameter that is lost
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_parameter_that_is_not_finite_fails_in_one_check_only_and_is_named(value):
+    model = MLP([64, 50, 10], dropout=0.2, generator=0)
+    model.layers[1].weight.data[3, 2] = value
+    report = preflight(model, DIGITS)
+    assert loud(report) == {"initialisation": "FAIL"}
+    assert report["initialisation"].measured == "a parameter holds NaN or inf: layers.1.weight"
+    assert report["dropout"].advice == "put this right first: initialisation"

@@ -35,8 +35,13 @@ def normal(rows: int = 200, features: int = 5, seed: int = 0) -> Any:
 
 
 OPTIONS: dict[str, Any] = {
-    **{"loss": ops.cross_entropy, "optimizer": "sgd", "lr": None, "momentum": 0.9, "reg": 0.0},
-    **{"batch_size": 32, "standardize": "per-feature"},
+    "loss": ops.cross_entropy,
+    "optimizer": "sgd",
+    "lr": None,
+    "momentum": 0.9,
+    "reg": 0.0,
+    "batch_size": 32,
+    "standardize": "per-feature",
 }
 
 

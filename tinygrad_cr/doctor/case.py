@@ -30,6 +30,9 @@ Data = Dataset | tuple[Any, Any]
 MIN_ROWS = 20
 """As many as the lecture overfits; of fewer rows nothing can be said."""
 
+NEARLY_NONE = 0.05
+"""If no more than this part of the features vary, something went wrong where they were made."""
+
 STREAM = 1 << 20
 """The streams of randomness that the checks draw from begin here, far from those that a run uses."""
 
@@ -101,6 +104,21 @@ class Case:
         except DataError as problem:
             return str(problem)
         return None
+
+    @cached_property
+    def varying(self) -> int:
+        """How many features have more than one value in the training part."""
+        return int((self.train.x.min(axis=0) != self.train.x.max(axis=0)).sum())
+
+    @cached_property
+    def constant(self) -> bool:
+        """Whether (nearly) all features are constant, so that there is nothing to learn from."""
+        return self.varying <= NEARLY_NONE * self.train.features
+
+    @cached_property
+    def broken(self) -> list[str]:
+        """The parameters that hold NaN or inf."""
+        return [name for name, p in self.patient.model.named_parameters() if not np.isfinite(p.data).all()]
 
     def batches(self, rows: np.ndarray[Any, Any] | None = None) -> Batches:
         """Shuffled minibatches of the training part, or of some rows of it; the same ones each time."""

@@ -36,13 +36,15 @@ from tinygrad_cr.random import Generator
 class Examination(NamedTuple):
     """A check, and the checks that have to be passed first: without them its finding would mean nothing.
 
-    rows: whether it computes with the rows, and so can do nothing with NaN and inf.
+    rows: whether it computes with the rows, and so can do nothing with NaN and inf, nor with constants.
+    model: whether it computes with the model, and so can do nothing with parameters that are NaN or inf.
     """
 
     name: str
     check: Callable[..., Check]
     needs: tuple[str, ...] = ()
     rows: bool = True
+    model: bool = True
     rates: bool = False
 
 
@@ -50,10 +52,10 @@ LEARNS = ("inputs", "labels", "initial loss", "initialisation", "gradients", "un
 TRAINS = (*LEARNS, "signal", "regularisation", "overfit")
 
 EXAMINATIONS = (
-    Examination(inputs.NAME, inputs.check, rows=False),
-    Examination(labels.NAME, labels.check, rows=False),
-    Examination(signal.NAME, signal.check),
-    Examination(overlap.NAME, overlap.check, rows=False),
+    Examination(inputs.NAME, inputs.check, rows=False, model=False),
+    Examination(labels.NAME, labels.check, rows=False, model=False),
+    Examination(signal.NAME, signal.check, model=False),
+    Examination(overlap.NAME, overlap.check, rows=False, model=False),
     Examination(initial.NAME, initial.check, ("inputs", "labels")),
     Examination(symmetry.NAME, symmetry.check, ("labels",)),
     Examination(penalty.NAME, penalty.check, rows=False),
@@ -144,11 +146,12 @@ class _Round:
         """Do it, after what it needs; or say what has to be put right first."""
         if examination.name in self.done:
             return
-        cause = None if self.case.finite or not examination.rows else inputs.NAME
+        cause = self.obstacle(examination)
+        broken = examination.name == symmetry.NAME and bool(self.case.broken)
         for needed in (each for each in EXAMINATIONS if each.name in examination.needs):
             self.examine(needed)
             cause = cause or self.blocked.get(needed.name)
-        if cause is None:
+        if cause is None or broken:
             check = self.measure(examination)
         else:
             self.blocked[examination.name] = cause
@@ -156,6 +159,14 @@ class _Round:
         self.done[examination.name] = check
         if check.status is Status.FAIL:
             self.blocked[examination.name] = examination.name
+
+    def obstacle(self, examination: Examination) -> str | None:
+        """The check that says why rows or model cannot be computed with, if this one has to."""
+        if examination.model and self.case.broken and examination.name != symmetry.NAME:
+            return symmetry.NAME
+        if examination.rows and (not self.case.finite or self.case.constant):
+            return inputs.NAME
+        return None
 
     def measure(self, examination: Examination) -> Check:
         if not examination.rates:
