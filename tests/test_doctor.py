@@ -281,7 +281,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         DataError,
         "the model has 3 outputs, the data 5 classes",
     ),
-    "fewer than 20 rows": (lambda: preflight(network(), blobs(19)), DataError, "19 rows are too few.*at least 20"),
+    "fewer than 20 rows": (
+        lambda: preflight(network(), blobs(19)),
+        DataError,
+        "19 rows in the training part are too few",
+    ),
     "one class": (
         lambda: preflight(network(), Dataset(TRAIN.x, np.full(60, 2))),
         DataError,

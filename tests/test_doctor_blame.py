@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planted import DIGITS, Softmaxed
+from planted import DIGITS, Softmaxed, healthy
+from tinygrad_cr import ops
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.doctor import Report, Status, preflight
+from tinygrad_cr.errors import DataError, OptionError
 from tinygrad_cr.nn import MLP
+from tinygrad_cr.tensor import Tensor
 
 
 def loud(report: Report) -> dict[str, str]:
@@ -142,3 +145,62 @@ def test_a_parameter_that_is_not_finite_fails_in_one_check_only_and_is_named(val
     assert loud(report) == {"initialisation": "FAIL"}
     assert report["initialisation"].measured == "a parameter holds NaN or inf: layers.1.weight"
     assert report["dropout"].advice == "put this right first: initialisation"
+
+
+# Losses
+
+
+@pytest.mark.parametrize(
+    ("loss", "given"), [(lambda z, y: 3.0, "got 3.0"), (lambda z, y: z.sum(axis=1), r"got a Tensor of shape \(2,\)")]
+)
+def test_a_loss_that_gives_no_scalar_tensor_is_refused_at_once(loss, given):
+    with pytest.raises(OptionError, match=f"loss must give a scalar Tensor, {given}"):
+        preflight(MLP([64, 10], generator=0), DIGITS, loss=loss)
+
+
+def test_smoothed_labels_need_not_bring_the_cross_entropy_to_0():
+    def smoothed(z: Tensor, y: Any) -> Tensor:
+        return ops.cross_entropy(z, y) * 0.9 + (ops.logsumexp(z, axis=1) - z.mean(axis=1)).mean() * 0.1
+
+    check = preflight(MLP([64, 50, 10], generator=0), DIGITS, loss=smoothed)["overfit"]
+    assert (check.status, check.values["loss"] > 0.01) == (Status.PASS, True)
+
+
+# The validation part
+
+
+def spoiled(**changes: Any) -> tuple[Any, Dataset, Dataset]:
+    setting = healthy()
+    part = setting.validation
+    return setting.model, setting.train, Dataset(changes.get("x", part.x), changes.get("y", part.y))
+
+
+def test_validation_inputs_on_another_scale_warn():
+    for x in (healthy().validation.x * 10.0 + 5, healthy().validation.x / 16.0):
+        report = preflight(*spoiled(x=x))
+        assert (report["split"].status, "another scale" in report["split"].advice) == (Status.WARN, True)
+
+
+@pytest.mark.parametrize("change", [np.random.default_rng(0).permutation, lambda y: (y + 1) % 10])
+def test_validation_labels_that_do_not_belong_to_their_rows_fail(change):
+    report = preflight(*spoiled(y=change(healthy().validation.y)), lr=0.01)
+    assert (loud(report), "shuffled or shifted" in report["split"].advice) == ({"split": "FAIL"}, True)
+
+
+def test_parts_that_count_from_different_numbers_are_told_so():
+    model, train, validation = spoiled()
+    shifted = Dataset(validation.x, validation.y + 1)
+    with pytest.raises(DataError, match="validation labels are 1 to 10, the training labels 0 to 9: use y - 1"):
+        preflight(model, train, shifted)
+
+
+# Advice
+
+
+def test_nothing_is_advised_that_is_there_already():
+    advice = preflight(MLP([64, *[100] * 6, 10], init=0.2, generator=0), DIGITS)["initial loss"].advice
+    assert "init='he'" in advice
+    model = MLP([64, *[100] * 6, 10], init="he", generator=0)
+    model.layers[-1].bias.data[:] = np.linspace(-6, 6, 10)
+    check = preflight(model, DIGITS)["initial loss"]
+    assert (check.status is Status.PASS, "'he'" in check.advice) == (False, False)

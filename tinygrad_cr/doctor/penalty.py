@@ -54,8 +54,8 @@ def check(case: Case) -> Check:
     elif part > SHARE_LIMIT:
         status = Status.WARN
         advice = (
-            f"at reg={case.reg:g} the penalty on the first weights is {part:.3g} times the data loss, and training will "
-            f"mostly shrink them: try reg={case.reg * SHARE_WANTED / part:.0e}"
+            f"at reg={case.reg:g} the penalty on the first weights is {part:.3g} times the data loss, and training "
+            f"will mostly shrink them: try reg={case.reg * SHARE_WANTED / part:.0e}"
         )
     return Check(
         NAME,

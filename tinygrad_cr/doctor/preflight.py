@@ -98,7 +98,8 @@ def preflight(
         generator: of the rows and minibatches that are looked at: a Generator, which is not advanced, or a seed.
 
     Raises:
-        OptionError: an option outside its range, an unknown name, an optimiser of another model.
+        OptionError: an option outside its range, an unknown name, an optimiser of another model, a loss that gives no
+            scalar Tensor.
         DataError: fewer than 20 rows, one class, no labels, or another number of classes than of outputs.
         ShapeError: another number of features than the model takes, or no logits [n, classes].
         GraphError: nothing can be learned, because every parameter is frozen or under ``no_grad()``.

@@ -43,6 +43,24 @@ def check(case: Case) -> Check:
     return Check(NAME, status, measured, expected, advice, values)
 
 
+def carried_over(case: Case) -> tuple[float, float]:
+    """How far above chance classifiers of the training part are on the validation part, and how far they should be.
+
+    Both in standard deviations; what should be is what they reach in the training part, for as many rows.
+    """
+    rows = case.sample_rows(ROWS)
+    y = case.labels[rows]
+    held_out, other = case.sample_validation(ROWS)
+    both = _standardized(np.vstack([case.seen(rows, "float64"), held_out]))
+    x, held_out = both[: len(y)], both[len(y) :]
+    fold = case.generator(2).permutation(len(y)) % FOLDS
+    found = []
+    for classifier in (_nearest_mean, _nearest):
+        wanted = _above_chance(_guesses(classifier, x, y, fold), y)[2] * math.sqrt(len(other) / len(y))
+        found.append((_above_chance(classifier(x, y, held_out), other)[2], wanted))
+    return max(found, key=lambda pair: pair[1])
+
+
 def _judge(deviations: float, rows: int, classes: int) -> tuple[Status, str]:
     if deviations >= DEVIATIONS:
         return Status.PASS, ""
