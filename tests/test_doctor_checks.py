@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from planted import DIGITS, LR, NoBiasGradient, SlightlyWrong, stacked
 from tinygrad_cr import ops
 from tinygrad_cr.data import Dataset, Standardizer
-from tinygrad_cr.doctor import Check, Status, preflight, signal
+from tinygrad_cr.doctor import Check, Status, signal
 from tinygrad_cr.doctor.case import make_case
 from tinygrad_cr.doctor.initial import chance
 from tinygrad_cr.doctor.signal import _above_chance
@@ -45,11 +46,18 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+STEPS = importlib.import_module("tinygrad_cr.doctor.preflight")
+
+
 def examine(name: str, model: Module | None = None, train: Dataset | None = None, **options: Any) -> Check:
+    """One check of a preflight, after what it needs: the rest would only take time."""
     train = table(normal()) if train is None else train
     validation = options.pop("validation", None)
     model = MLP([train.features, 16, train.classes], generator=0) if model is None else model
-    return preflight(model, train, validation, **options)[name]
+    round_ = STEPS._Round(make_case(model, train, validation, **{"generator": 0} | OPTIONS | options))
+    with np.errstate(all="ignore"):
+        round_.examine(next(each for each in STEPS.EXAMINATIONS if each.name == name))
+    return round_.done[name]
 
 
 # Inputs
