@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from tinygrad_cr.nn import Module
 from tinygrad_cr.optim import Optimizer, make_optimizer
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.random import Generator, as_generator
-from tinygrad_cr.tape import mode
+from tinygrad_cr.tape import mode, no_grad
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.evaluate import evaluation
 from tinygrad_cr.train.trainer import DEFAULT_LR
@@ -28,6 +29,9 @@ Data = Dataset | tuple[Any, Any]
 
 MIN_ROWS = 20
 """As many as the lecture overfits; of fewer rows nothing can be said."""
+
+NEARLY_NONE = 0.05
+"""If no more than this part of the features vary, something went wrong where they were made."""
 
 STREAM = 1 << 20
 """The streams of randomness that the checks draw from begin here, far from those that a run uses."""
@@ -93,12 +97,6 @@ class Case:
         return self.standardizer is not None and self.overflow is None
 
     @cached_property
-    def broken(self) -> list[str]:
-        """The parameters that hold NaN or inf."""
-        named = self.patient.model.named_parameters()
-        return [name for name, p in named if not np.isfinite(np.asarray(p.data)).all()]
-
-    @cached_property
     def overflow(self) -> str | None:
         """What the network could not hold of the data, if anything."""
         try:
@@ -106,6 +104,21 @@ class Case:
         except DataError as problem:
             return str(problem)
         return None
+
+    @cached_property
+    def varying(self) -> int:
+        """How many features have more than one value in the training part."""
+        return int((self.train.x.min(axis=0) != self.train.x.max(axis=0)).sum())
+
+    @cached_property
+    def constant(self) -> bool:
+        """Whether (nearly) all features are constant, so that there is nothing to learn from."""
+        return self.varying <= NEARLY_NONE * self.train.features
+
+    @cached_property
+    def broken(self) -> list[str]:
+        """The parameters that hold NaN or inf."""
+        return [name for name, p in self.patient.model.named_parameters() if not np.isfinite(p.data).all()]
 
     def batches(self, rows: np.ndarray[Any, Any] | None = None) -> Batches:
         """Shuffled minibatches of the training part, or of some rows of it; the same ones each time."""
@@ -132,6 +145,13 @@ class Case:
         assert self.standardizer is not None
         # In the network's own dtype first: only for that are kernels sure to be compiled.
         return self.standardizer.transform(self.train.x[rows], self.dtype).astype(dtype or self.dtype, copy=False)
+
+    def sample_validation(self, rows: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """At most so many rows of the validation part as the network sees them, float64 [n, d], and their labels."""
+        assert self.standardizer is not None
+        assert self.validation is not None
+        chosen = np.sort(self.generator(6).permutation(len(self.validation))[:rows])
+        return self.standardizer.transform(self.validation.x[chosen], "float64"), _y(self.validation)[chosen]
 
 
 class Stepper:
@@ -186,7 +206,8 @@ def make_case(
     """The case, or an error about what cannot be examined at all. Nothing that was given is changed.
 
     Raises:
-        OptionError: an option outside its range, an unknown name, an optimiser of another model.
+        OptionError: an option outside its range, an unknown name, an optimiser of another model, a loss that gives no
+            scalar Tensor.
         DataError: fewer than 20 rows, one class, no labels, or as many classes as the model has no outputs for.
         ShapeError: another number of features than the model takes, or no logits [n, classes].
         GraphError: nothing can be learned, because every parameter is frozen or under ``no_grad()``.
@@ -201,7 +222,9 @@ def make_case(
     train, validation = _labelled(data, "training"), None if validation is None else _labelled(validation, "validation")
     _refuse_too_little(train)
     patient, lr = _patient(model, optimizer, loss, lr, momentum)
-    outputs = _outputs(copy.deepcopy(patient.model), train)
+    logits = _logits(copy.deepcopy(patient.model), train)
+    outputs = int(logits.shape[1])
+    _refuse_shifted(train, validation, outputs)
     classes = max(part.classes for part in (train, validation) if part is not None)
     if outputs != classes and not counted_from_one(train, outputs):
         raise DataError(
@@ -213,6 +236,7 @@ def make_case(
             f"the training part has {train.features} features, the validation part {validation.features}; "
             "both go through one network"
         )
+    _refuse_no_scalar(copy.deepcopy(patient.loss), logits, np.minimum(_y(train)[: len(logits.data)], outputs - 1))
     return Case(
         patient=patient,
         train=train,
@@ -233,6 +257,11 @@ def counted_from_one(train: Dataset, outputs: int) -> bool:
     return int(train.y.min()) == 1 and int(train.y.max()) == outputs
 
 
+def is_finite(values: Any) -> bool:
+    """Whether no number among them is NaN or inf; adding up is the fastest way to see it."""
+    return math.isfinite(float(np.sum(values, dtype=np.float64)))
+
+
 def _labelled(data: Data, what: str) -> Dataset:
     part = load(data)
     if part.y is None:
@@ -242,7 +271,9 @@ def _labelled(data: Data, what: str) -> Dataset:
 
 def _refuse_too_little(train: Dataset) -> None:
     if len(train) < MIN_ROWS:
-        raise DataError(f"{len(train)} rows are too few to examine anything: at least {MIN_ROWS} are needed")
+        raise DataError(
+            f"{len(train)} rows in the training part are too few to examine anything: at least {MIN_ROWS} are needed"
+        )
     found = np.unique(train.y if train.y is not None else [])
     if len(found) < 2:
         raise DataError(f"every label is {found[0]}: one class leaves nothing to learn, at least 2 are needed")
@@ -267,12 +298,43 @@ def _patient(
     return patient, patient.optimizer.lr
 
 
-def _outputs(model: Module, train: Dataset) -> int:
+def _logits(model: Module, train: Dataset) -> Tensor:
+    """Of two rows of zeros: [2, outputs]."""
     with evaluation(model):
         logits = model(Tensor(np.zeros((2, train.features), model.dtype)))
     if logits.ndim != 2:
         raise ShapeError(f"a classifier gives logits [n, classes], this model gives {logits.shape} for two rows")
-    return int(logits.shape[1])
+    return logits
+
+
+def _refuse_no_scalar(loss: Loss, logits: Tensor, y: np.ndarray[Any, Any]) -> None:
+    with no_grad():
+        given = loss(logits, y)
+    if not isinstance(given, Tensor) or given.shape != ():
+        what = f"a Tensor of shape {given.shape}" if isinstance(given, Tensor) else f"{given!r}"
+        raise OptionError(f"loss must give a scalar Tensor, got {what}; average over rows, as ops.cross_entropy does")
+
+
+def _refuse_shifted(train: Dataset, validation: Dataset | None, outputs: int) -> None:
+    """Labels of the two parts that count from different numbers."""
+    if validation is None:
+        return
+    own, other = _y(train), _y(validation)
+    if counted_from_one(validation, outputs) and own.min() == 0 and own.max() < outputs:
+        raise DataError(
+            f"the validation labels are 1 to {other.max()}, the training labels 0 to {own.max()}: use y - 1 for the "
+            "validation part"
+        )
+    if counted_from_one(train, outputs) and other.min() == 0 and other.max() < outputs:
+        raise DataError(
+            f"the training labels are 1 to {own.max()}, the validation labels 0 to {other.max()}: use y - 1 for the "
+            "training part"
+        )
+
+
+def _y(part: Dataset) -> np.ndarray[Any, Any]:
+    assert part.y is not None
+    return part.y
 
 
 def _standardizer(standardize: str | Standardizer, train: Dataset) -> Standardizer | None:

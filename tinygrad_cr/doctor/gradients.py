@@ -65,7 +65,7 @@ def check(case: Case) -> Check:
 
 
 def _move(model: Module, loss: Loss, x: Any, y: Any) -> str:
-    """The device to check on: the reference kernels, unless model or loss hold tensors of their own that live elsewhere.
+    """The device to check on: the reference kernels, unless model or loss make tensors of their own elsewhere.
 
     It is the rules that are checked, and the reference follows them without being compiled for float64 first.
     """

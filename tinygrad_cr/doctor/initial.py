@@ -13,6 +13,7 @@ import numpy as np
 
 from tinygrad_cr.doctor.case import Case
 from tinygrad_cr.doctor.verdict import Check, Status
+from tinygrad_cr.nn import Module
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.evaluate import evaluation
 
@@ -27,6 +28,10 @@ FACTOR = 1.4
 """The loss over the cross-entropy of the same logits and labels: smoothed labels change it by less, a sum by more."""
 SPREAD_LIMIT, SPREAD_FAILS = 1.5, 3.0
 """Nats above ln C that the first logits may cost: He's initialisation costs 0.3 to 1, in deep networks up to 2."""
+LIKE_HE = 0.3
+"""Relative: by so much the deviation of weights drawn by He's rule may differ from it, in small layers."""
+LARGE_INPUT = 20.0
+"""Standardised inputs are seldom larger."""
 NAME = "initial loss"
 
 
@@ -86,6 +91,12 @@ def chance(z: Array, y: Array) -> tuple[float, float]:
     return expected, math.sqrt(max(by_output, by_row))
 
 
+def drawn_by_he(model: Module) -> bool:
+    """Whether every matrix [inputs, units] has about the deviation sqrt(2 / inputs) already."""
+    matrices = [p.data for p in model.parameters() if p.data.ndim == 2]
+    return all(abs(float(w.std()) / math.sqrt(2 / w.shape[0]) - 1) <= LIKE_HE for w in matrices)
+
+
 def _log_sums(z: Array) -> Array:
     high = z.max(axis=1, keepdims=True)
     result: Array = high[:, 0] + np.log(np.exp(z - high).sum(axis=1))
@@ -110,9 +121,14 @@ def _judge(
     if loss > expected + tolerance:
         return Status.FAIL, "more than a network that knows nothing costs: do the outputs stand for other classes?"
     if excess > SPREAD_LIMIT:
+        remedy = "smaller weights in the last layer"
+        if np.abs(case.seen(case.sample_rows(ROWS), "float64")).max() > LARGE_INPUT:
+            remedy = "standardize='per-feature', or " + remedy
+        if not drawn_by_he(case.patient.model):
+            remedy = "init='he', or " + remedy
         status = Status.FAIL if excess > max(SPREAD_FAILS, math.log(case.outputs)) else Status.WARN
         return status, (
             "the logits are far apart before anything was learned: the weights are too large for these inputs; try "
-            "init='he' and standardize='per-feature', or smaller weights in the last layer"
+            + remedy
         )
     return Status.PASS, ""

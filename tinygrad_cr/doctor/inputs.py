@@ -22,6 +22,8 @@ def check(case: Case) -> Check:
     """Look at every number once for NaN and inf, and at a sample of rows as the network sees them for the rest."""
     if not case.finite:
         return _not_finite(case)
+    if case.constant:
+        return _all_constant(case)
     x = case.seen(case.sample_rows(ROWS), "float64")
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     size = float(np.sqrt(np.mean(x**2)))
@@ -56,6 +58,17 @@ def _not_finite(case: Case) -> Check:
         measured = case.overflow or "numbers too large to add up"
         advice = "rescale the column: divide it by its largest value, or take the logarithm"
     return Check(NAME, Status.FAIL, measured, EXPECTED, advice, {"not_finite": len(bad)})
+
+
+def _all_constant(case: Case) -> Check:
+    features = case.train.features
+    still = features - case.varying
+    first = case.train.x[0].tolist()[:3]
+    advice = f"the inputs are lost: every row begins with {first}; look at how they were read, scaled or rounded"
+    if case.varying:
+        advice = "nearly nothing of the inputs is left: look at how they were read, scaled or rounded"
+    values = {"features": features, "constant": still}
+    return Check(NAME, Status.FAIL, f"{still} of {features} features are constant", EXPECTED, advice, values)
 
 
 def _constant(case: Case) -> tuple[list[int], list[int]]:

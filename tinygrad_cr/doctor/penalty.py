@@ -1,20 +1,30 @@
-"""Does regularisation do what it says: raise the cost by 0.5 * reg * sum(W**2), and pull weights towards 0?"""
+"""Does regularisation do what it says: raise the cost by 0.5 * reg * sum(W**2), and pull weights towards 0?
+
+And does it leave the data a say? A penalty that costs more than the data from the start is what training will lower.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from tinygrad_cr.doctor.case import Case, Patient
+from tinygrad_cr.doctor.case import Case, Patient, counted_from_one
 from tinygrad_cr.doctor.verdict import Check, Status
 from tinygrad_cr.optim import SGD
+from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.train.evaluate import evaluation
 
 STRENGTH = 0.1
 """Strong enough that a float32 weight shows the step."""
 RATE = 0.1
 EXACT = 1e-4
 """Relative: what float32 may lose."""
+SHARE_LIMIT = 1.0
+"""The penalty over the data loss, before training."""
+SHARE_WANTED = 0.1
+ROWS = 1000
 NAME = "regularisation"
 
 
@@ -35,19 +45,40 @@ def check(case: Case) -> Check:
         change = np.asarray(p.data, np.float64) - before[name]
         problems += [f"{name}: {what}" for what in _wrong(change, before[name], penalised[name], optimizer, decay)]
     ratio = raised / squares / STRENGTH
-    advice = ""
+    advice, status = "", Status.FAIL if problems else Status.PASS
+    part = share(case)
     if problems:
         advice = (
             f"{'; '.join(problems[:3])}: the optimizer must add reg * W to the gradient of weights, of biases nothing"
         )
+    elif part > SHARE_LIMIT:
+        status = Status.WARN
+        advice = (
+            f"at reg={case.reg:g} the penalty on the first weights is {part:.3g} times the data loss, and training "
+            f"will mostly shrink them: try reg={case.reg * SHARE_WANTED / part:.0e}"
+        )
     return Check(
         NAME,
-        Status.FAIL if problems else Status.PASS,
+        status,
         f"cost + {ratio:.6g} * reg * sum(W**2); " + ("a step pulls weights to 0" if not problems else problems[0]),
         "cost + 0.5 * reg * sum(W**2); a step pulls weights to 0",
         advice,
-        {"raised": raised, "expected": 0.5 * STRENGTH * squares, "problems": problems},
+        {"raised": raised, "expected": 0.5 * STRENGTH * squares, "problems": problems, "share": part},
     )
+
+
+def share(case: Case) -> float:
+    """The penalty over the data loss, both before training; the loss counts as ln C where it cannot be computed."""
+    if not case.reg:
+        return 0.0
+    model, _, loss = case.copies()
+    squares = sum(float(np.square(p.data, dtype=np.float64).sum()) for p in model.parameters() if p.regularized)
+    cost = math.log(case.outputs)
+    if case.finite and not counted_from_one(case.train, case.outputs):
+        x, y = case.sample(ROWS)
+        with evaluation(model):
+            cost = abs(float(loss(model(Tensor(x)), y).data)) or cost
+    return 0.5 * case.reg * squares / cost
 
 
 def _at_rest(patient: Patient, case: Case) -> None:

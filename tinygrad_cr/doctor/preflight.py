@@ -36,15 +36,15 @@ from tinygrad_cr.random import Generator
 class Examination(NamedTuple):
     """A check, and the checks that have to be passed first: without them its finding would mean nothing.
 
-    rows, weights: whether it computes with the rows, or the weights, and so can do nothing where they are NaN or inf.
-    rates: whether it looks at the short runs.
+    rows: whether it computes with the rows, and so can do nothing with NaN and inf, nor with constants.
+    model: whether it computes with the model, and so can do nothing with parameters that are NaN or inf.
     """
 
     name: str
     check: Callable[..., Check]
     needs: tuple[str, ...] = ()
     rows: bool = True
-    weights: bool = True
+    model: bool = True
     rates: bool = False
 
 
@@ -52,12 +52,12 @@ LEARNS = ("inputs", "labels", "initial loss", "initialisation", "gradients", "un
 TRAINS = (*LEARNS, "signal", "regularisation", "overfit")
 
 EXAMINATIONS = (
-    Examination(inputs.NAME, inputs.check, rows=False, weights=False),
-    Examination(labels.NAME, labels.check, rows=False, weights=False),
-    Examination(signal.NAME, signal.check, weights=False),
-    Examination(overlap.NAME, overlap.check, rows=False, weights=False),
+    Examination(inputs.NAME, inputs.check, rows=False, model=False),
+    Examination(labels.NAME, labels.check, rows=False, model=False),
+    Examination(signal.NAME, signal.check, model=False),
+    Examination(overlap.NAME, overlap.check, rows=False, model=False),
     Examination(initial.NAME, initial.check, ("inputs", "labels")),
-    Examination(symmetry.NAME, symmetry.check, ("labels",), weights=False),
+    Examination(symmetry.NAME, symmetry.check, ("labels",)),
     Examination(penalty.NAME, penalty.check, rows=False),
     Examination(gradients.NAME, gradients.check, ("labels",)),
     Examination(evaluation.NAME, evaluation.check),
@@ -98,7 +98,8 @@ def preflight(
         generator: of the rows and minibatches that are looked at: a Generator, which is not advanced, or a seed.
 
     Raises:
-        OptionError: an option outside its range, an unknown name, an optimiser of another model.
+        OptionError: an option outside its range, an unknown name, an optimiser of another model, a loss that gives no
+            scalar Tensor.
         DataError: fewer than 20 rows, one class, no labels, or another number of classes than of outputs.
         ShapeError: another number of features than the model takes, or no logits [n, classes].
         GraphError: nothing can be learned, because every parameter is frozen or under ``no_grad()``.
@@ -146,15 +147,12 @@ class _Round:
         """Do it, after what it needs; or say what has to be put right first."""
         if examination.name in self.done:
             return
-        cause = None
-        if examination.rows and not self.case.finite:
-            cause = inputs.NAME
-        elif examination.weights and self.case.broken:
-            cause = symmetry.NAME
+        cause = self.obstacle(examination)
+        broken = examination.name == symmetry.NAME and bool(self.case.broken)
         for needed in (each for each in EXAMINATIONS if each.name in examination.needs):
             self.examine(needed)
             cause = cause or self.blocked.get(needed.name)
-        if cause is None:
+        if cause is None or broken:
             check = self.measure(examination)
         else:
             self.blocked[examination.name] = cause
@@ -162,6 +160,14 @@ class _Round:
         self.done[examination.name] = check
         if check.status is Status.FAIL:
             self.blocked[examination.name] = examination.name
+
+    def obstacle(self, examination: Examination) -> str | None:
+        """The check that says why rows or model cannot be computed with, if this one has to."""
+        if examination.model and self.case.broken and examination.name != symmetry.NAME:
+            return symmetry.NAME
+        if examination.rows and (not self.case.finite or self.case.constant):
+            return inputs.NAME
+        return None
 
     def measure(self, examination: Examination) -> Check:
         if not examination.rates:

@@ -20,8 +20,12 @@ ROWS = 1500
 FOLDS = 3
 DEVIATIONS = 4.0
 """Above chance by so many standard deviations: shuffled labels get there once in 16,000 times, with two classifiers."""
+CHANCE = 2.5
+"""Below it, nothing but chance is to be seen: of 80 sets of shuffled labels, one is above."""
 MIN_ROWS, MIN_ROWS_OF_A_CLASS = 100, 10
 """On fewer, not finding a relation means nothing."""
+ENOUGH_ROWS = 1000
+"""On fewer, a weak relation may look like none."""
 NAME = "signal"
 
 
@@ -32,19 +36,42 @@ def check(case: Case) -> Check:
     fold = case.generator(2).permutation(len(y)) % FOLDS
     results = [_above_chance(_guesses(classifier, x, y, fold), y) for classifier in (_nearest_mean, _nearest)]
     accuracy, chance, deviations = max(results, key=lambda result: result[2])
-    enough = len(y) >= max(MIN_ROWS, MIN_ROWS_OF_A_CLASS * len(np.unique(y)))
     measured = f"untrained classifiers get {accuracy:.2f} right, chance {chance:.2f} ({deviations:+.1f} deviations)"
     expected = f"{DEVIATIONS:.0f} deviations above chance"
-    status, advice = Status.PASS, ""
-    if deviations < DEVIATIONS:
-        status = Status.FAIL if enough else Status.SKIP
-        advice = (
-            "labels and rows do not belong together: were they shuffled or sorted separately, or shifted by a row?"
-            if enough
-            else f"{len(y)} rows of {len(np.unique(y))} classes are too few to tell"
-        )
+    status, advice = _judge(deviations, len(y), len(np.unique(y)))
     values = {"accuracy": accuracy, "chance": chance, "deviations": deviations, "rows": len(y)}
     return Check(NAME, status, measured, expected, advice, values)
+
+
+def carried_over(case: Case) -> tuple[float, float]:
+    """How far above chance classifiers of the training part are on the validation part, and how far they should be.
+
+    Both in standard deviations; what should be is what they reach in the training part, for as many rows.
+    """
+    rows = case.sample_rows(ROWS)
+    y = case.labels[rows]
+    held_out, other = case.sample_validation(ROWS)
+    both = _standardized(np.vstack([case.seen(rows, "float64"), held_out]))
+    x, held_out = both[: len(y)], both[len(y) :]
+    fold = case.generator(2).permutation(len(y)) % FOLDS
+    found = []
+    for classifier in (_nearest_mean, _nearest):
+        wanted = _above_chance(_guesses(classifier, x, y, fold), y)[2] * math.sqrt(len(other) / len(y))
+        found.append((_above_chance(classifier(x, y, held_out), other)[2], wanted))
+    return max(found, key=lambda pair: pair[1])
+
+
+def _judge(deviations: float, rows: int, classes: int) -> tuple[Status, str]:
+    if deviations >= DEVIATIONS:
+        return Status.PASS, ""
+    if rows < max(MIN_ROWS, MIN_ROWS_OF_A_CLASS * classes):
+        return Status.SKIP, f"{rows} rows of {classes} classes are too few to tell"
+    if deviations >= CHANCE:
+        return Status.WARN, "a weak relation between rows and labels: do not expect much, or look for better features"
+    together = "were they shuffled or sorted separately, or shifted by a row?"
+    if rows < ENOUGH_ROWS:
+        return Status.WARN, f"no relation between rows and labels, or too weak a one for {rows} rows: {together}"
+    return Status.FAIL, f"labels and rows do not belong together: {together}"
 
 
 def _standardized(x: Array) -> Array:

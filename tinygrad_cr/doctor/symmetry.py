@@ -29,9 +29,7 @@ NAME = "initialisation"
 def check(case: Case) -> Check:
     """A few steps of gradient descent; the matrices whose columns are alike before and after."""
     if case.broken:
-        advice = "a diverged run leaves such weights behind: make the network anew, or load one that is whole"
-        what = f"NaN or inf in {', '.join(case.broken)}"
-        return Check(NAME, Status.FAIL, what, "finite weights", advice, {"not_finite": case.broken})
+        return _broken(case.broken)
     model, _, loss = case.copies()
     x, y = case.sample(ROWS)
     matrices = {name: p for name, p in model.named_parameters() if p.data.ndim == 2 and p.shape[1] > 1}
@@ -55,6 +53,18 @@ def check(case: Case) -> Check:
         "none: units begin different",
         advice if same else "",
         {"alike": sorted(same), "layers": len(matrices)},
+    )
+
+
+def _broken(names: list[str]) -> Check:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return Check(
+        NAME,
+        Status.FAIL,
+        f"a parameter holds NaN or inf: {shown}",
+        "finite numbers",
+        "make the network anew, or load weights from before they were lost",
+        {"broken": names},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinygrad_cr.doctor.case import Case
+from tinygrad_cr.doctor.initial import drawn_by_he
 from tinygrad_cr.doctor.verdict import Check, Status
 from tinygrad_cr.nn import Module
 from tinygrad_cr.nn.probe import observed
@@ -41,14 +42,14 @@ def check(case: Case) -> Check:
         return Check(NAME, Status.SKIP, "no hidden layer", EXPECTED)
     size = math.sqrt(float(np.square(x, dtype=np.float64).mean())) or 1.0
     worst = max(layers, key=lambda layer: layer.dead)
-    status, advice = _judge(layers, worst, size)
+    status, advice = _judge(layers, worst, size, model)
     sizes = ", ".join(f"{layer.size:.2g}" for layer in layers)
     measured = f"dead {worst.dead:.0%} at most; sizes {sizes} from inputs of {size:.2g}"
     values = {"input_size": size, "layers": {layer.name: layer._asdict() for layer in layers}}
     return Check(NAME, status, measured, EXPECTED, advice, values)
 
 
-def _judge(layers: list[Activations], worst: Activations, size: float) -> tuple[Status, str]:
+def _judge(layers: list[Activations], worst: Activations, size: float, model: Module) -> tuple[Status, str]:
     if worst.dead == 1:
         return Status.FAIL, (
             f"every unit of {worst.name} is 0 for every row, and no gradient passes: its biases are too low, or its "
@@ -56,7 +57,7 @@ def _judge(layers: list[Activations], worst: Activations, size: float) -> tuple[
         )
     if worst.dead > DEAD_LIMIT:
         return Status.WARN, (
-            f"most units of {worst.name} are 0 for every row and learn nothing: raise its biases, or use init='he'"
+            f"most units of {worst.name} are 0 for every row and learn nothing: raise its biases" + _or_he(model)
         )
     farthest = max(layers, key=lambda layer: abs(math.log(layer.size / size)))
     ratio = farthest.size / size
@@ -66,8 +67,14 @@ def _judge(layers: list[Activations], worst: Activations, size: float) -> tuple[
     what = "shrink, and the loss will start flat" if ratio < 1 else "grow"
     return (
         status,
-        f"activations {what}: {farthest.size:.2g} in {farthest.name}, from inputs of {size:.2g}; use init='he'",
+        f"activations {what}: {farthest.size:.2g} in {farthest.name}, from inputs of {size:.2g}"
+        + ("; scale its weights" if drawn_by_he(model) else "; use init='he'"),
     )
+
+
+def _or_he(model: Module) -> str:
+    """A way out, unless that is how the weights were drawn."""
+    return "" if drawn_by_he(model) else ", or use init='he'"
 
 
 def hidden(model: Module, x: Any) -> list[Activations]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tinygrad_cr.doctor import penalty
 from tinygrad_cr.doctor.case import Case
 from tinygrad_cr.doctor.rates import RATIO_HIGH, RATIO_LOW, WANTED_RATIO, RateRange
 from tinygrad_cr.doctor.verdict import Check, Status
@@ -19,6 +20,10 @@ def check(case: Case, found: RateRange) -> Check:
     name, worst = max(found.ratios.items(), key=lambda item: abs(math.log10(item[1] / WANTED_RATIO)))
     outside = [each for each, ratio in found.ratios.items() if not RATIO_LOW <= ratio <= RATIO_HIGH]
     advice = ""
+    if penalty.share(case) > penalty.SHARE_LIMIT:
+        return Check(
+            NAME, Status.SKIP, "updates are mostly the penalty", EXPECTED, f"look at this first: {penalty.NAME}"
+        )
     if outside:
         size = "large" if worst > WANTED_RATIO else "small"
         advice = (
