@@ -32,7 +32,7 @@ LARGE = 0.1
 STUCK, FALLS = 0.5, 0.02
 """Stuck is a loss above this part of what a constant answer costs, that fell by less than 2 % in the last third."""
 STUCK_AMONG_FEW = 0.9
-"""The same with fewer features than rows, where no plane need divide the classes: one feature and noise left up to 0.87."""
+"""The same with fewer features than rows, where no plane need divide the classes: one noisy feature left up to 0.87."""
 CANDIDATES = 10
 """Among so many rows of a class, the one that lies apart is taken."""
 LOWEST_RATE = 1e-30
