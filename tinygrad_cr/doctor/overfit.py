@@ -31,6 +31,8 @@ LARGE = 0.1
 """For a loss that is not the cross-entropy: what that may still be when all rows are right."""
 STUCK, FALLS = 0.5, 0.02
 """Stuck is a loss above this part of what a constant answer costs, that fell by less than 2 % in the last third."""
+STUCK_AMONG_FEW = 0.9
+"""The same with fewer features than rows, where no plane need divide the classes: one noisy feature left up to 0.87."""
 CANDIDATES = 10
 """Among so many rows of a class, the one that lies apart is taken."""
 LOWEST_RATE = 1e-30
@@ -59,7 +61,7 @@ def check(case: Case) -> Check:
     size = sum(p.size for p in model.parameters() if p.requires_grad)
     status, advice = Status.PASS, ""
     if end.accuracy < 1 or not end.loss <= small:
-        status, advice = _judge(end, model, y, size, case.outputs)
+        status, advice = _judge(end, model, y, size, case)
     return Check(
         NAME,
         status,
@@ -70,8 +72,9 @@ def check(case: Case) -> Check:
     )
 
 
-def _judge(end: End, model: Module, y: Any, size: int, outputs: int) -> tuple[Status, str]:
+def _judge(end: End, model: Module, y: Any, size: int, case: Case) -> tuple[Status, str]:
     """Why not all was learned: a bug only where the descent is stuck far from the end, and has room enough."""
+    outputs = case.outputs
     if size < len(y) * (outputs - 1):
         few = f"a network of {size} parameters may be too small for {len(y)} rows: try a hidden layer, or more units"
         return Status.WARN, few
@@ -80,7 +83,8 @@ def _judge(end: End, model: Module, y: Any, size: int, outputs: int) -> tuple[St
         return Status.WARN, f"{', '.join(narrow)}: fewer units than classes; all has to pass there, try more units"
     shares = np.bincount(y) / len(y)
     constant = -float(sum(share * math.log(share) for share in shares if share))
-    if not (end.loss <= STUCK * constant or end.fall >= FALLS):
+    limit = STUCK if case.varying >= len(y) else STUCK_AMONG_FEW
+    if not (end.loss <= limit * constant or end.fall >= FALLS):
         return Status.FAIL, (
             f"it is stuck (a constant answer costs {constant:.2g}); look for a bug before training on more: outputs "
             "that are squashed or cut off (the loss wants logits, not probabilities), or a layer that is left out"
