@@ -143,15 +143,19 @@ class Case:
     def seen(self, rows: np.ndarray[Any, Any], dtype: str | None = None) -> np.ndarray[Any, Any]:
         """Rows of the training part as the network sees them: [n, d]."""
         assert self.standardizer is not None
-        # In the network's own dtype first: only for that are kernels sure to be compiled.
-        return self.standardizer.transform(self.train.x[rows], self.dtype).astype(dtype or self.dtype, copy=False)
+        return self._standardized(self.train.x[rows], dtype or self.dtype)
 
     def sample_validation(self, rows: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """At most so many rows of the validation part as the network sees them, float64 [n, d], and their labels."""
         assert self.standardizer is not None
         assert self.validation is not None
         chosen = np.sort(self.generator(6).permutation(len(self.validation))[:rows])
-        return self.standardizer.transform(self.validation.x[chosen], "float64"), _y(self.validation)[chosen]
+        return self._standardized(self.validation.x[chosen], "float64"), _y(self.validation)[chosen]
+
+    def _standardized(self, x: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+        """Rows in the network's own dtype first: only for that are kernels sure to be compiled."""
+        assert self.standardizer is not None
+        return self.standardizer.transform(x, self.dtype).astype(dtype, copy=False)
 
 
 class Stepper:
