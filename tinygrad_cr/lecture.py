@@ -184,7 +184,7 @@ class ClassifierTrainer:
         trained = _Model(model)
         optimizer = SGD(trained, lr, momentum if update == "momentum" else 0.0)
         train, validation = Dataset(X, y), Dataset(X_val, y_val)
-        sample = train.take(_spread(len(train)))
+        sample = train.spread(ACCURACY_ROWS)
         batches = Batches(
             train,
             size if sample_batches else len(train),
@@ -376,8 +376,3 @@ class InvertedDropout(_ThreeLayers):
     """
 
     mode = "inverted"
-
-
-def _spread(rows: int) -> Array:
-    """At most `ACCURACY_ROWS` of so many rows, evenly spaced."""
-    return np.linspace(0, rows - 1, min(rows, ACCURACY_ROWS)).astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,16 @@ class Generator:
         {'seed': 5, 'stream': 2, 'draw': 0}
         """
         return {"seed": self.seed, "stream": self.stream, "draw": self.draw}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on from what `state` gave.
+
+        >>> generator = Generator(5)
+        >>> generator.restore({"seed": 1, "stream": 2, "draw": 3})
+        >>> generator
+        Generator(seed=1, stream=2, draw=3)
+        """
+        self.seed, self.stream, self.draw = state["seed"], state["stream"], state["draw"]
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed}, stream={self.stream}, draw={self.draw})"

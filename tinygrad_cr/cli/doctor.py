@@ -40,18 +40,8 @@ def doctor(
     """Check data, network and learning rate before training, as train would use them; exit code 1 if a check fails."""
     parts = options.load_split(data, label, seed)
     model = options.make_model(parts, hidden, dropout, dropout_mode, init, seed)
-    report = preflight(
-        model,
-        parts.train,
-        parts.validation,
-        optimizer=optimizer,
-        lr=lr,
-        momentum=momentum,
-        reg=reg,
-        batch_size=batch_size,
-        standardize=standardize,
-        generator=seed,
-    )
+    how = options.how_to_train(optimizer, lr, momentum, reg, batch_size, standardize)
+    report = preflight(model, parts.train, parts.validation, **how, generator=seed)
     if as_json:
         print(report.to_json())
     elif sys.stdout.isatty():

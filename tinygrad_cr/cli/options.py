@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +64,20 @@ def make_model(parts: Split, hidden: str, dropout: float, dropout_mode: str, ini
         init=_number_or_name(init),
         generator=seed,
     )
+
+
+def how_to_train(
+    optimizer: str, lr: float, momentum: float, reg: float, batch_size: int, standardize: str
+) -> dict[str, Any]:
+    """What the doctor looks at and the trainer does, as arguments of both."""
+    return {
+        "optimizer": optimizer,
+        "lr": lr,
+        "momentum": momentum,
+        "reg": reg,
+        "batch_size": batch_size,
+        "standardize": standardize,
+    }
 
 
 def column(text: str) -> str | int:

@@ -86,17 +86,13 @@ def train(
         parts = options.load_split(data, label, seed)
         model = options.make_model(parts, hidden, dropout, dropout_mode, init, seed)
         command = {"data": data, "label": None if label is None else options.column(label), "split_seed": seed}
+        how = options.how_to_train(optimizer, lr, momentum, reg, batch_size, standardize)
         trainer = Trainer(
             model,
-            optimizer=optimizer,
-            lr=lr,
-            momentum=momentum,
+            **how,
             lr_decay=lr_decay,
-            reg=reg,
             clip_norm=clip_norm,
             epochs=epochs,
-            batch_size=batch_size,
-            standardize=standardize,
             generator=Generator(seed, stream=1),
             validate_steps=validate_steps,
             patience=patience,
@@ -107,18 +103,7 @@ def train(
         )
         checks = None
         if preflight:
-            checks = check_first(
-                model,
-                parts.train,
-                parts.validation,
-                optimizer=optimizer,
-                lr=lr,
-                momentum=momentum,
-                reg=reg,
-                batch_size=batch_size,
-                standardize=standardize,
-                generator=seed,
-            )
+            checks = check_first(model, parts.train, parts.validation, **how, generator=seed)
             print(checks, file=sys.stderr if as_json else sys.stdout)
             if not checks.ok:
                 if as_json:

@@ -120,7 +120,7 @@ class Checkpoint:
             model.load_state_dict(before)
             raise RunError(f"{self.path} belongs to another model or optimizer: {error}") from None
         for source, state in zip(sources, self.state["generators"], strict=True):
-            source.seed, source.stream, source.draw = state["seed"], state["stream"], state["draw"]
+            source.restore(state)
         events = (Event(**event) for event in self.state["events"])
         return Progress(
             best=self._part("best."),

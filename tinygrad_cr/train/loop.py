@@ -49,7 +49,7 @@ class Loop:
         self.trainer, self.validation, self.folder, self.resumed = trainer, validation, folder, resumed
         self.model, self.optimizer, self.reporter = trainer.model, trainer.optimizer, trainer.reporter
         self.batches = preparation.prepare(trainer, train, validation)
-        self.sample = preparation.sample(train, trainer.train_sample)
+        self.sample = train.spread(trainer.train_sample)
         self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
         self.compiled = self._capture()
         self.histograms = Histograms() if folder else None
@@ -241,7 +241,9 @@ class Loop:
             steps_per_epoch=len(self.batches),
             reg=trainer.reg,
         )
-        for callback in [*callbacks, *([self.histograms] if self.histograms else [])]:
+        if self.histograms:
+            self.histograms.start(setup)
+        for callback in callbacks:
             callback.start(setup)
         return callbacks
 
@@ -263,13 +265,13 @@ class Loop:
             self.reporter.note(event_line(event))
 
     def _diverged(self, what: str) -> None:
-        """Let the callbacks end the run; if none does, it is an error."""
+        """Let the callbacks end the run, or else end it here."""
         self._observe_steps(None)
         if self.progress.history.stopped is None:
             self._lost(what)
 
     def _lost(self, what: str) -> None:
-        """The end of a run that no callback has ended: an event where there are monitors, an error where not."""
+        """The end of a run that no callback has ended: an event and, where there are no monitors, an error."""
         message, progress = divergence_message(what, self.optimizer.lr, self.progress.step), self.progress
         self._tell([Event("fail", "divergence", progress.epoch, progress.step, None, message, stop=True)])
         self._write_history()
@@ -334,8 +336,7 @@ class Loop:
         progress = resumed.restore(self.model, self.optimizer)
         for name, callback in given:
             callback.load_state_dict(known[name])
-        source, state = self.trainer.generator, progress.shuffle
-        source.seed, source.stream, source.draw = state["seed"], state["stream"], state["draw"]
+        self.trainer.generator.restore(progress.shuffle)
         return progress
 
 

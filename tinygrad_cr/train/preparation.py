@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tinygrad_cr.data import Batches, Dataset, Standardizer
 from tinygrad_cr.errors import DataError, GraphError, OptionError
 from tinygrad_cr.nn import MLP
@@ -46,13 +44,6 @@ def prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Bat
     batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=trainer.generator, dtype=dtype)
     trainer.standardizer = standardizer
     return batches
-
-
-def sample(train: Dataset, most: int) -> Dataset:
-    """Rows for the training accuracy: all if they are few, else evenly spaced ones."""
-    if len(train) <= most:
-        return train
-    return train.take(np.linspace(0, len(train) - 1, most).astype(np.int64))
 
 
 def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class Trainer:
             run: the run folder.
             model, optimizer, schedule: as they were made for the run. A folder knows how to make an `MLP` and the
                 optimisers of this package again; anything else has to be given.
-            epochs: train longer, or shorter, than the run was meant to.
+            epochs: train longer than the run was meant to, or shorter, but not less than it has been.
             callbacks: those of the run, in the same order.
 
         Raises:

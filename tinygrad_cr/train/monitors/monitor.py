@@ -6,8 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.callbacks import Callback, Setup
 from tinygrad_cr.train.history import History
@@ -39,5 +37,4 @@ def ran_to_its_end(history: History) -> bool:
 
 def rows_to_look_with(setup: Setup) -> Tensor:
     """At most `ROWS` rows of the sample as the network takes them: [n, features]. Evenly spaced, for sorted data."""
-    chosen = np.linspace(0, len(setup.sample) - 1, min(ROWS, len(setup.sample))).astype(np.int64)
-    return Tensor(setup.standardizer.transform(setup.sample.x[chosen], dtype=str(setup.model.dtype)))
+    return Tensor(setup.standardizer.transform(setup.sample.spread(ROWS).x, dtype=str(setup.model.dtype)))
