@@ -104,12 +104,14 @@ def backend(name: str) -> Kernels:
 
 
 def fuse(calls: list[Any]) -> tuple[list[Any], dict[tuple[int, int], Any]]:
-    """A list of (function, arguments) with kernel calls joined where a backend can, and where arguments went.
+    """A list of (function, arguments, member) with kernel calls joined where a backend can, and where arguments went.
+
+    What was joined stands in the list as one object: see `cpu.program.Tables`.
 
     >>> fuse([])
     ([], {})
     """
-    if not any(str(getattr(function, "__module__", "")).startswith(f"{__name__}.cpu") for function, _ in calls):
+    if not any(str(getattr(function, "__module__", "")).startswith(f"{__name__}.cpu") for function, _, _ in calls):
         return list(calls), {}
     joined, moved = importlib.import_module(".cpu.program", __name__).fuse(calls)
     return joined, moved

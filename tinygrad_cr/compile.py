@@ -87,7 +87,9 @@ class Program:
 
     def __init__(self, leaves: Sequence[Leaf] = ()) -> None:
         self.before = {id(leaf): leaf.grad for leaf in leaves}
+        self.captured: list[Any] = []
         self.calls: list[tuple[Callable[..., Any], list[Any]]] = []
+        self.members = self.active = mode.active
         self.inputs: list[Any] = []
         self.recording = mode.recording
         self.guards: list[tuple[Any, str, Any]] = []
@@ -108,7 +110,24 @@ class Program:
                 given, captured = given.data, captured.data
             if given is not captured and not _alike(given, captured):
                 return False
+        if mode.active is not self.active and not self._choose(mode.active):
+            return False
         return self.unchanged()
+
+    def _choose(self, active: Any) -> bool:
+        """Make the calls of these members alone; whether the capture saw all of them."""
+        if self.members is not None and (active is None or (active & ~self.members).any()):
+            return False
+        self.active, self.calls = active, []
+        for call in self.captured:
+            if isinstance(call, tuple):
+                function, arguments, member = call
+                if member is None or active is None or active[member]:
+                    self.calls.append((function, arguments))
+            else:
+                call.choose(active)
+                self.calls.append((call.run, call.arguments))
+        return True
 
     def replay(self, args: tuple[Any, ...]) -> Any:
         """Make the calls; the results as new tensors."""
@@ -118,9 +137,7 @@ class Program:
             if given is not captured and isinstance(captured, np.ndarray):
                 captured[...] = given
         for live in self.live:
-            value = live.read()
-            for table, cell in live.places:
-                table[cell] = value
+            live.refresh()
         for function, arguments in self.calls:
             function(*arguments)
         for leaf, grad in self.grads.values():
@@ -158,10 +175,8 @@ class Program:
 
     def ask(self, read: Callable[[], Any]) -> Any:
         """A number that is read anew for each replay."""
-        value = read()
-        live = (_LiveFloat if isinstance(value, float) else _LiveInt)(value)
-        self.live.append(_Live(read, live))
-        return live
+        self.live.append(live := _Live(read))
+        return live.value
 
     def refuse(self, what: str) -> None:
         """Something that a replay could not do again."""
@@ -175,9 +190,10 @@ class Program:
     def kernel_call(self, kernel: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """Remember a call of a kernel, and where its live numbers go."""
         arguments = list(args)
-        for live in self.live:
-            live.places += [(arguments, i) for i, value in enumerate(args) if value is live.value]
-        self.calls.append((kernel, arguments))
+        for i, value in enumerate(args):
+            if isinstance(value, _LiveInt | _LiveFloat):
+                value.live.places.append((value.number, arguments, i))
+        self.captured.append((kernel, arguments, mode.member))
 
     def array_call(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -188,41 +204,86 @@ class Program:
                 self.refuse(f"xp.{name}")
             return result
         if name in _IN_PLACE or "out" in kwargs:
-            self.calls.append((functools.partial(function, **kwargs), list(args)))
+            self._array_call(functools.partial(function, **kwargs), args)
             return result
         result = np.asarray(result) if isinstance(result, np.generic) else result
         self.admit(result)
         if name in _ALLOCATIONS or _is_view(result, args):
             return result
         if isinstance(function, np.ufunc) or name in _TAKE_OUT:
-            self.calls.append((functools.partial(function, out=result, **kwargs), list(args)))
+            self._array_call(functools.partial(function, out=result, **kwargs), args)
         elif name in _FILLS:
-            self.calls.append((result.fill, [_FILLS[name]]))
+            self._array_call(result.fill, [_FILLS[name]])
         elif any(_holds_array(value) for value in args):
-            self.calls.append((_copy_of(functools.partial(function, **kwargs), result), list(args)))
+            self._array_call(_copy_of(functools.partial(function, **kwargs), result), args)
         return result
+
+    def _array_call(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
+        self.captured.append((function, list(args), mode.member))
 
 
 class _LiveInt(int):
     """An integer that has a source."""
 
+    live: _Live
+    number: int
+
 
 class _LiveFloat(float):
     """A float that has a source."""
 
+    live: _Live
+    number: int
+
 
 class _Live:
-    """Where a live number comes from, and where in the program it goes."""
+    """Where a live number comes from, and where in the program it goes; or a list of them, one for each member.
 
-    def __init__(self, read: Callable[[], Any], value: Any) -> None:
+    Attributes:
+        value: what was read for the capture, each number marked as live.
+        places: which number of the list (0 for one that stands alone), the arguments or the table, and the place there.
+    """
+
+    def __init__(self, read: Callable[[], Any]) -> None:
         self.read = read
-        self.value = value
-        self.places: list[tuple[Any, Any]] = []
+        self.places: list[tuple[int, Any, Any]] = []
+        value = read()
+        self.several = isinstance(value, list)
+        marked = [self._marked(number, i) for i, number in enumerate(value if self.several else [value])]
+        self.value: Any = marked if self.several else marked[0]
 
-    def settle(self) -> None:
-        """After the capture: the places hold a plain number."""
-        for arguments, i in self.places:
-            arguments[i] = _plain(self.value)
+    def _marked(self, value: Any, i: int) -> _LiveInt | _LiveFloat:
+        marked = (_LiveFloat if isinstance(value, float) else _LiveInt)(value)
+        marked.live, marked.number = self, i
+        return marked
+
+    def settle(self, moved: dict[tuple[int, int], Any]) -> None:
+        """After the capture: arguments hold plain numbers, and those that moved into tables are known there."""
+        for _, arguments, i in self.places:
+            arguments[i] = _plain(arguments[i])
+        self.places = [(n, *moved.get((id(arguments), i), (arguments, i))) for n, arguments, i in self.places]
+        # Numbers of many members in one table are written at once.
+        self.together: list[tuple[Any, Any, Any]] = []
+        self.alone = self.places
+        if self.several:
+            tables = {id(target): target for _, target, _ in self.places if isinstance(target, np.ndarray)}
+            for key, table in tables.items():
+                there = [(n, cell) for n, target, cell in self.places if id(target) == key]
+                cells = tuple(np.array([cell for _, cell in there]).T)
+                self.together.append((table, cells, np.array([n for n, _ in there])))
+            self.alone = [place for place in self.places if id(place[1]) not in tables]
+
+    def refresh(self) -> None:
+        """Read anew."""
+        value = self.read()
+        if not self.several:
+            for _, target, place in self.alone:
+                target[place] = value
+            return
+        for table, cells, numbers in self.together:
+            table[cells] = np.array(value)[numbers]
+        for n, target, place in self.alone:
+            target[place] = value[n]
 
 
 def capture(
@@ -237,11 +298,10 @@ def capture(
     program.inputs = [value if in_place else _copied(value) for value in args]
     with _capturing, _watched(program):
         program.result = fn(*program.inputs)
+    program.captured, moved = fuse(program.captured)
     for live in program.live:
-        live.settle()
-    program.calls, moved = fuse(program.calls)
-    for live in program.live:
-        live.places = [moved.get((id(arguments), i), (arguments, i)) for arguments, i in live.places]
+        live.settle(moved)
+    program._choose(mode.active)
     program.unchanged = _all_hold(program.guards)
     program.known, program.before = {}, {}
     program.grads = {key: (leaf, leaf.grad) for key, (leaf, _) in program.grads.items()}

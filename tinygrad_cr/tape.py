@@ -8,8 +8,8 @@ Nodes point to their parents only, so a graph has no cycles and goes with its la
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ContextDecorator, contextmanager
 from typing import Any, Protocol, final
 
 from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
@@ -41,7 +41,7 @@ class Capture(Protocol):
         """The calls depend on these attributes."""
 
     def ask(self, read: Callable[[], Any]) -> Any:
-        """A number that is read anew for each replay."""
+        """A number, or a list of one a member, that is read anew for each replay."""
 
     def refuse(self, what: str) -> None:
         """Something that a replay could not do again."""
@@ -69,10 +69,13 @@ class _Mode(threading.local):
         self.recording = True
         self.outer: list[bool] = []
         self.program: Capture | None = None
+        self.member: int | None = None
+        self.active: Any = None
 
 
 mode = _Mode()
-"""Of this thread: whether operations are recorded on the tape, and the program that captures them, if any."""
+"""Of this thread: whether operations are recorded on the tape, and the program that captures them, if any; the member of
+a population that is computed, and a mask of those that still are (None for all)."""
 
 capturing = False
 """Whether any thread captures at the moment. The hot path asks this before `mode`, which takes five times as long."""
@@ -95,6 +98,34 @@ class no_grad(ContextDecorator):
         mode.recording = mode.outer.pop()
 
 
+def each_member(members: int) -> Iterator[int]:
+    """The members of a population that are still computed. What a loop over them does concerns one member each time.
+
+    Members share no memory that they write: a program that is captured may compute them at the same time.
+    """
+    active = mode.active
+    try:
+        for m in range(members):
+            if active is None or active[m]:
+                mode.member = m
+                yield m
+    finally:
+        mode.member = None
+
+
+@contextmanager
+def computing(active: Any) -> Iterator[None]:
+    """Inside, only these members of a population are computed: bool [M], not changed afterwards; None for all.
+
+    What comes out for the others is unspecified, and costs nothing.
+    """
+    outer, mode.active = mode.active, active
+    try:
+        yield
+    finally:
+        mode.active = outer
+
+
 def watch(thing: Any, *names: str) -> None:
     """Tell a program that is being captured, if any, that its calls depend on these attributes."""
     if capturing and mode.program is not None:
@@ -102,7 +133,10 @@ def watch(thing: Any, *names: str) -> None:
 
 
 def ask(read: Callable[[], Any]) -> Any:
-    """A number that may change between replays: read now and, if a program is being captured, before each replay."""
+    """What may change between replays: read now and, if a program is being captured, before each replay.
+
+    A number, or a list of one number for each member of a population.
+    """
     return mode.program.ask(read) if capturing and mode.program is not None else read()
 
 

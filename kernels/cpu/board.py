@@ -65,6 +65,27 @@ def store(typing_context: Any, i: Any, value: Any) -> Any:
 
 
 @primitive
+def load_at(typing_context: Any, address: Any) -> Any:
+    """As `load`, the word at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(args[0], _I64.as_pointer()), "seq_cst", 8)
+
+    return types.int64(types.int64), generate
+
+
+@primitive
+def store_at(typing_context: Any, address: Any, value: Any) -> Any:
+    """As `store`, the word at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], builder.inttoptr(args[0], _I64.as_pointer()), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+@primitive
 def add(typing_context: Any, i: Any, value: Any) -> Any:
     """Add to word i of the board."""
 

@@ -1,14 +1,17 @@
-"""A list of kernel calls as one compiled call.
+"""Kernel calls as tables that compiled code works through: one table a network, many steps at a time.
 
 Calling a compiled function from Python costs about as much as a small kernel takes. `fuse` writes consecutive calls
 into a table (what to do, addresses, sizes, numbers) that one compiled function works through. The kernels are the same,
 and so is every bit of their results.
+
+Calls that belong to members of a population make a table for each member. Members share no memory that they write, so
+their tables run at the same time, each wholly on one core; and since a member's table is the one of a network that
+trains alone, so are its bits.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,17 +26,45 @@ from .affine import (
     backward,
     backward_masked,
 )
-from .compiling import kernel, primitive
+from .batches import gather
+from .board import THREADS, bind, load_at, pause, store_at
+from .compiling import helper, kernel, primitive
 from .softmax import softmax_cross_entropy
-from .updates import sgd
+from .threads import launch, pool
+from .updates import adam, adam_spans, sgd, sgd_spans
 
-Call = tuple[Callable[..., Any], list[Any]]
+Call = tuple[Callable[..., Any], list[Any], int | None]
+"""A function, its arguments, and the member of a population whose call it is; None where it is everybody's."""
 Place = tuple[Any, Any]
+Row = tuple[list[Any], list[Any], Any]
 
-AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, SGD = range(7)
-UPDATE, INTEGERS, NUMBERS = 12, 16, 2
-"""Columns of the two tables: the operation, sizes, whole numbers and addresses; real numbers. From `UPDATE` on: for a
-gradient of weights, the row of its update (or -1) and the address of its velocity."""
+NOTHING = -1
+AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, TAKE, GATHER, ADAM, SGD = range(10)
+UPDATE, INTEGERS, NUMBERS = 14, 16, 4
+"""Columns of the two tables: the operation, three sizes, whole numbers and addresses; real numbers. From `UPDATE` on: for
+a gradient of weights, the row of its update (or -1) and the address of its velocity."""
+ADDRESSES = {
+    AFFINE: (4, 5, 6, 7),
+    AFFINE_BACKWARD: (4, 5, 6, 7, 8, 9),
+    FUSED: (4, 5, 6, 7),
+    FUSED_BACKWARD: (4, 5, 6, 7, 8, 9, 10, 11),
+    CROSS_ENTROPY: (4, 5, 6, 7),
+    SCALE: (4, 5, 6),
+    TAKE: (4, 5, 6),
+    GATHER: (4, 5, 6, 7, 8),
+    ADAM: (4, 5, 6, 7, 8, 9, 10, 11),
+    SGD: (4, 5, 6, 7, 8, 10),
+}
+"""The columns of a row that hold addresses of arrays that a step may be given anew."""
+ROWS_OF = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
+"""The types that rows may have when they are gathered into minibatches, as a number in the table."""
+
+STEPS, CHUNKS, SHARED, PIECES, FIRSTS, WHOLE, WHOLE_VALUES, REAL, REAL_VALUES, FLAGS = range(10)
+"""Entries of a plan: how many steps and chunks there are, whether chunks are shared between threads, and addresses."""
+MEMBER, BEGIN, END, SPLIT, AFTER = range(5)
+PIECE = 5
+"""Columns of a piece of work: the steps of a member from BEGIN to END, the cut that it is the first (SPLIT) or the second
+half (AFTER) of, or -1."""
 
 
 @primitive
@@ -46,17 +77,36 @@ def _pointer(typing_context: Any, address: Any) -> Any:
     return types.voidptr(types.int64), generate
 
 
-@kernel
-def run(table: Any, numbers: Any, like: Any) -> None:
-    """Make the calls of a table; `like` has the dtype of all floating arrays in it."""
+@helper
+def _work_through(table: Any, numbers: Any, like: Any) -> None:
+    """Make the calls of one table."""
     for r in range(table.shape[0]):
         code, n, i, o = table[r, 0], table[r, 1], table[r, 2], table[r, 3]
+        if code == NOTHING:
+            continue
         if code == SCALE:
             factor = carray(_pointer(table[r, 4]), (1,), like.dtype)
             source = carray(_pointer(table[r, 5]), (n,), like.dtype)
             target = carray(_pointer(table[r, 6]), (n,), like.dtype)
             for j in range(n):
                 target[j] = factor[0] * source[j]
+        elif code == TAKE:
+            values = carray(_pointer(table[r, 4]), (i,), np.int64)
+            rows = carray(_pointer(table[r, 5]), (n,), np.int64)
+            taken = carray(_pointer(table[r, 6]), (n,), np.int64)
+            for j in range(n):
+                taken[j] = values[min(max(rows[j], 0), i - 1)]
+        elif code == GATHER:
+            rows = carray(_pointer(table[r, 5]), (n,), np.int64)
+            mean = carray(_pointer(table[r, 6]), (i,), like.dtype)
+            scale = carray(_pointer(table[r, 7]), (i,), like.dtype)
+            out = carray(_pointer(table[r, 8]), (n, i), like.dtype)
+            if table[r, 9] == 0:
+                gather(carray(_pointer(table[r, 4]), (o, i), np.uint8), rows, mean, scale, out)
+            elif table[r, 9] == 1:
+                gather(carray(_pointer(table[r, 4]), (o, i), np.float32), rows, mean, scale, out)
+            else:
+                gather(carray(_pointer(table[r, 4]), (o, i), np.float64), rows, mean, scale, out)
         elif code == CROSS_ENTROPY:
             softmax_cross_entropy(
                 carray(_pointer(table[r, 4]), (n, o), like.dtype),
@@ -66,16 +116,31 @@ def run(table: Any, numbers: Any, like: Any) -> None:
                 carray(_pointer(table[r, 7]), (n, o), like.dtype),
             )
         elif code == SGD:
-            sgd(
+            sgd_spans(
                 carray(_pointer(table[r, 4]), (n,), like.dtype),
                 carray(_pointer(table[r, 5]), (n,), like.dtype),
                 carray(_pointer(table[r, 6]), (n,), like.dtype),
                 carray(_pointer(table[r, 7]), (i, 2), np.int64),
                 carray(_pointer(table[r, 8]), (i,), np.float64),
-                numbers[r, 0],
-                numbers[r, 1],
-                table[r, 9] != 0,
-                None,
+                (numbers[r, 0], numbers[r, 1], table[r, 9] != 0),
+                carray(_pointer(table[r, 10]), (i, 2), np.float64),
+                table[r, 10] != 0,
+            )
+        elif code == ADAM:
+            adam_spans(
+                carray(_pointer(table[r, 4]), (n,), like.dtype),
+                carray(_pointer(table[r, 5]), (n,), like.dtype),
+                (
+                    carray(_pointer(table[r, 6]), (n,), like.dtype),
+                    carray(_pointer(table[r, 7]), (n,), like.dtype),
+                ),
+                carray(_pointer(table[r, 8]), (i, 2), np.int64),
+                carray(_pointer(table[r, 9]), (i,), np.float64),
+                carray(_pointer(table[r, 10]), (i,), np.float64),
+                (numbers[r, 0], numbers[r, 1], numbers[r, 2], numbers[r, 3]),
+                table[r, 12],
+                carray(_pointer(table[r, 11]), (i, 2), np.float64),
+                table[r, 11] != 0,
             )
         else:
             x = carray(_pointer(table[r, 4]), (n, i), like.dtype)
@@ -103,43 +168,177 @@ def run(table: Any, numbers: Any, like: Any) -> None:
                     backward_masked(dy, x, w, y, number(numbers[r, 0]), dz, dx, table[r, 9] != 0, dw, b, update)
 
 
-def fuse(calls: list[Call]) -> tuple[list[Call], dict[tuple[int, int], Place]]:
+@helper
+def _piece_of_work(tables: Any, numbers: Any, like: Any, plan: Any, chunk: int) -> None:
+    """Some steps of one member: what changes from step to step is written into its table first."""
+    piece = carray(_pointer(plan[PIECES]), (plan[CHUNKS], PIECE), np.int64)[chunk]
+    m = piece[MEMBER]
+    if m < 0:
+        return
+    if piece[AFTER] >= 0:
+        while load_at(plan[FLAGS] + 8 * piece[AFTER]) == 0:
+            pause()
+    steps, members = plan[STEPS], tables.shape[0]
+    # Where the cells of each member begin: [whole, real][member].
+    firsts = carray(_pointer(plan[FIRSTS]), (2, members + 1), np.int64)
+    wholes, reals = firsts[0, members], firsts[1, members]
+    whole = carray(_pointer(plan[WHOLE]), (wholes, 2), np.int64)
+    whole_values = carray(_pointer(plan[WHOLE_VALUES]), (steps, wholes), np.int64)
+    real = carray(_pointer(plan[REAL]), (reals, 2), np.int64)
+    real_values = carray(_pointer(plan[REAL_VALUES]), (steps, reals), np.float64)
+    table, values = tables[m], numbers[m]
+    for k in range(piece[BEGIN], piece[END]):
+        for c in range(firsts[0, m], firsts[0, m + 1]):
+            table[whole[c, 0], whole[c, 1]] = whole_values[k, c]
+        for c in range(firsts[1, m], firsts[1, m + 1]):
+            values[real[c, 0], real[c, 1]] = real_values[k, c]
+        _work_through(table, values, like)
+    if piece[SPLIT] >= 0:
+        store_at(plan[FLAGS] + 8 * piece[SPLIT], 1)
+
+
+@kernel
+def run(tables: Any, numbers: Any, like: Any, plan: Any) -> None:
+    """Make the calls of the chosen tables, over and over; `like` has the dtype of all floating arrays in them."""
+    launch(bind(_piece_of_work, (tables, numbers, like, plan)), plan[CHUNKS], plan[SHARED] != 0)
+
+
+class Tables:
+    """Calls that run as one: the table of a network, or one for each member of a population.
+
+    Attributes:
+        members: whose tables they are; [None] for a network of its own.
+        arguments: what `run` takes; the plan among them changes when members are chosen.
+    """
+
+    run = staticmethod(run)
+
+    def __init__(self, calls: dict[int | None, list[tuple[Call, Row]]], dtype: Any) -> None:
+        self.members = list(calls)
+        longest = max(map(len, calls.values()))
+        self.tables = np.zeros((len(calls), longest, INTEGERS), np.int64)
+        self.numbers = np.zeros((len(calls), longest, NUMBERS))
+        self.tables[:, :, 0], self.tables[:, :, UPDATE] = NOTHING, -1
+        self.moved: dict[tuple[int, int], Place] = {}
+        self.kept: list[Any] = [calls]
+        for m, rows in enumerate(calls.values()):
+            for r, ((_, arguments, _), (cells, reals, _)) in enumerate(rows):
+                for target, row in ((self.tables, cells), (self.numbers, reals)):
+                    for c, (position, value) in enumerate(row):
+                        target[m, r, c] = value
+                        if position is not None:
+                            self.moved[id(arguments), position] = (target, (m, r, c))
+            for s in range(len(rows)):
+                if self.tables[m, s, 0] == SGD and not self.tables[m, s, 10]:
+                    self.kept += _update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows])
+        self.arguments = [self.tables, self.numbers, np.empty(0, dtype), np.empty(0, np.int64)]
+        self.chosen = list(range(len(calls)))
+        self.choose(None)
+
+    def choose(self, active: Any) -> None:
+        """Make the calls of these members only, a mask over all members of the population; None for all."""
+        everybody = active is None or self.members == [None]
+        self.chosen = [i for i, m in enumerate(self.members) if everybody or active[m]]
+        pieces = np.array([[i, 0, 1, -1, -1] for i in self.chosen], np.int64).reshape(-1, PIECE)
+        self.once = self._plan(pieces, 1, [], [])
+        self.arguments[3] = self.once[0]
+
+    def cells_at(self, array: Any) -> list[tuple[int, int, int, int]]:
+        """Where the tables hold an address inside this array: table, row, column, and bytes from its beginning."""
+        begin, size = _address(array), array.nbytes
+        found = []
+        for code, columns in ADDRESSES.items():
+            for c in columns:
+                inside = (self.tables[:, :, 0] == code) & (self.tables[:, :, c] >= begin)
+                inside &= self.tables[:, :, c] < begin + size
+                found += [(m, r, c, int(self.tables[m, r, c]) - begin) for m, r in np.argwhere(inside).tolist()]
+        return found
+
+    def block(self, steps: int, whole: Sequence[tuple[Any, Any]], real: Sequence[tuple[Any, Any]]) -> None:
+        """Make the calls so many times.
+
+        whole, real: cells [n, 3] (table, row, column) and their values [steps, n], written before each step.
+        """
+        plan = self._plan(self._pieces(steps), steps, whole, real)
+        run(self.tables, self.numbers, self.arguments[2], plan[0])
+
+    def _plan(self, pieces: Any, steps: int, whole: Sequence[Any], real: Sequence[Any]) -> list[Any]:
+        """A plan, and the arrays whose addresses it holds."""
+        firsts = np.zeros((2, len(self.tables) + 1), np.int64)
+        kept, addresses = [firsts], [0, 0, 0, 0]
+        for kind, (given, dtype) in enumerate(((whole, np.int64), (real, np.float64))):
+            if given:
+                cells = np.concatenate([np.asarray(c, np.int64).reshape(-1, 3) for c, _ in given])
+                values = np.concatenate([np.asarray(v, dtype).reshape(steps, -1) for _, v in given], axis=1)
+                order = np.argsort(cells[:, 0], kind="stable")
+                firsts[kind] = np.searchsorted(cells[order, 0], np.arange(len(self.tables) + 1))
+                arrays = np.ascontiguousarray(cells[order, 1:]), np.ascontiguousarray(values[:, order])
+                kept += arrays
+                addresses[2 * kind : 2 * kind + 2] = map(_address, arrays)
+        flags = np.zeros(len(pieces) + 1, np.int64)
+        shared = int(len(self.chosen) > 1)
+        plan = [steps, len(pieces), shared, _address(pieces), _address(firsts), *addresses, _address(flags)]
+        return [np.array(plan, np.int64), pieces, flags, *kept]
+
+    def _pieces(self, steps: int) -> Any:
+        """Work for each thread: as many steps for everyone, and so members that are cut in two.
+
+        Members lie end to end, cut at equal lengths (McNaughton 1959). The first half of a member that is cut is the
+        first piece of one thread, the second half the last piece of the next: they never overlap, and whoever does all
+        pieces alone, in order, finds each first half done.
+        """
+        threads = max(1, min(int(pool.board[THREADS]), len(self.chosen)))
+        ends = [t * len(self.chosen) * steps // threads for t in range(threads + 1)]
+        work: list[list[list[int]]] = []
+        for t in range(threads):
+            early, whole, late = [], [], []
+            for i in range(ends[t] // steps, -(-ends[t + 1] // steps)):
+                begin, end = max(ends[t] - i * steps, 0), min(ends[t + 1] - i * steps, steps)
+                m = self.chosen[i]
+                if begin > 0:
+                    late.append([m, begin, steps, -1, t - 1])
+                elif end < steps:
+                    early.append([m, 0, end, t, -1])
+                else:
+                    whole.append([m, 0, steps, -1, -1])
+            work.append([*early, *whole, *late])
+        longest = max(map(len, work))
+        nothing = [-1, 0, 0, -1, -1]
+        return np.array([[*pieces, *[nothing] * (longest - len(pieces))] for pieces in work], np.int64).reshape(-1, PIECE)
+
+
+def fuse(calls: list[Call]) -> tuple[list[Call | Tables], dict[tuple[int, int], Place]]:
     """The same calls with as many as possible joined, and where their arguments went.
 
     The second result maps (id of an argument list, position) to the table cell that holds this argument now: a number
     that changes between replays is written there.
     """
-    joined: list[Call] = []
+    joined: list[Call | Tables] = []
     moved: dict[tuple[int, int], Place] = {}
-    rows: list[tuple[list[Any], list[Any], list[Any], Any]] = []
+    pending: list[tuple[Call, Row]] = []
 
     def flush() -> None:
-        if len(rows) > 1:
-            table, numbers = np.zeros((len(rows), INTEGERS), np.int64), np.zeros((len(rows), NUMBERS))
-            table[:, UPDATE] = -1
-            for r, (arguments, cells, reals, _) in enumerate(rows):
-                for target, row in ((table, cells), (numbers, reals)):
-                    for c, (position, value) in enumerate(row):
-                        target[r, c] = value
-                        if position is not None:
-                            moved[id(arguments), position] = (target, (r, c))
-            kept = [_update_early(table, numbers, r, pending) for r in range(len(rows)) if table[r, 0] == SGD]
-            joined.append((_keeping([*pending, *kept]), [table, numbers, np.empty(0, rows[0][3])]))
+        dtypes = [row[2] for _, row in pending if row[2] is not None]
+        if len(pending) > 1 and dtypes:
+            calls: dict[int | None, list[tuple[Call, Row]]] = {}
+            for call, row in pending:
+                calls.setdefault(call[2], []).append((call, row))
+            joined.append(tables := Tables(calls, dtypes[0]))
+            moved.update(tables.moved)
         else:
-            joined.extend(pending)
-        rows.clear()
+            joined.extend(call for call, _ in pending)
         pending.clear()
 
-    pending: list[Call] = []
-    for function, arguments in calls:
-        row = _row(function, arguments)
-        if row is None or (rows and row[2] != rows[0][3]):
+    for call in calls:
+        row = _row(call[0], call[1])
+        kinds = {r[2] for _, r in pending} - {None}
+        mixed = row is not None and row[2] is not None and bool(kinds - {row[2]})
+        if row is None or mixed or (pending and (pending[0][0][2] is None) != (call[2] is None)):
             flush()
         if row is None:
-            joined.append((function, arguments))
+            joined.append(call)
         else:
-            rows.append((arguments, row[0], row[1], row[2]))
-            pending.append((function, arguments))
+            pending.append((call, row))
     flush()
     return joined, moved
 
@@ -170,19 +369,15 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[
 
 def _arrays(calls: list[Call]) -> list[Any]:
     """Every array that these calls read or write."""
-    values = [v for function, given in calls for v in (*given, *getattr(function, "keywords", {}).values())]
+    values = [v for function, given, _ in calls for v in (*given, *getattr(function, "keywords", {}).values())]
     return [value for value in values if isinstance(value, np.ndarray)]
 
 
-def _keeping(calls: list[Any]) -> Callable[..., None]:
-    """`run`, holding on to the arrays whose addresses it is given."""
-    call = functools.partial(run)
-    call.calls = calls  # type: ignore[attr-defined]
-    return call
+def _row(function: Callable[..., Any], a: list[Any]) -> Row | None:
+    """The cells of a call as (position of the argument or None, value), or None if it has no code.
 
-
-def _row(function: Callable[..., Any], a: list[Any]) -> tuple[list[Any], list[Any], Any] | None:
-    """The cells of a call as (position of the argument or None, value), or None if it has no code."""
+    The dtype that comes with them is None for calls that take no floating arrays.
+    """
     if function is affine:
         return _cells(AFFINE, a[0], a[3], [a[0], a[1], a[2], a[3]])
     if function is affine_relu_dropout:
@@ -195,27 +390,50 @@ def _row(function: Callable[..., Any], a: list[Any]) -> tuple[list[Any], list[An
         return _cells(FUSED_BACKWARD, a[1], a[3], arrays, [], [(4, a[4])])
     if function is softmax_cross_entropy and a[2] is None:
         return _cells(CROSS_ENTROPY, a[0], a[0], [a[0], a[1], a[3], a[4]])
-    if function is sgd and a[8] is None:
+    if function is gather:
+        data, rows, mean, scale, out = a
+        if data.dtype in ROWS_OF and mean.dtype == scale.dtype == out.dtype:
+            sizes = [(None, GATHER), (None, len(rows)), (None, data.shape[1]), (None, len(data))]
+            return [*sizes, *_addresses(a), (None, ROWS_OF[data.dtype])], [], out.dtype
+    if function is sgd:
         sizes = [(None, SGD), (None, a[0].size), (None, len(a[3])), (None, 0)]
-        addresses = [(None, _address(array)) for array in a[:5]]
-        return [*sizes, *addresses, (7, a[7])], [(5, a[5]), (6, a[6])], a[0].dtype
-    if getattr(function, "func", None) is np.multiply:
-        out, (factor, source) = function.keywords["out"], a  # type: ignore[attr-defined]
+        return [*sizes, *_addresses(a[:5]), (7, a[7]), *_addresses([a[8]])], [(5, a[5]), (6, a[6])], a[0].dtype
+    if function is adam:
+        sizes = [(None, ADAM), (None, a[0].size), (None, len(a[4])), (None, 0)]
+        reals = [(7, a[7]), (8, a[8]), (9, a[9]), (10, a[10])]
+        return [*sizes, *_addresses([*a[:7], a[12]]), (11, a[11])], reals, a[0].dtype
+    return _array_row(getattr(function, "func", None), getattr(function, "keywords", {}), a)
+
+
+def _array_row(function: Any, keywords: dict[str, Any], a: list[Any]) -> Row | None:
+    """`_row` of a function of NumPy that writes into `out`."""
+    out = keywords.get("out")
+    if function is np.multiply:
+        factor, source = a
         both = isinstance(factor, np.ndarray) and isinstance(source, np.ndarray)
         same = both and out.dtype.kind == "f" and out.dtype == factor.dtype == source.dtype
-        if same and factor.ndim == 0 and source.shape == out.shape and source.flags.c_contiguous:
-            sizes = [(None, SCALE), (None, out.size), (None, 0), (None, 0)]
-            return [*sizes, *[(None, _address(array)) for array in (factor, source, out)]], [], out.dtype
+        if same and factor.ndim == 0 and source.shape == out.shape:
+            if source.flags.c_contiguous and out.flags.c_contiguous:
+                sizes = [(None, SCALE), (None, out.size), (None, 0), (None, 0)]
+                return [*sizes, *_addresses([factor, source, out])], [], out.dtype
+    if function is np.take and keywords.get("mode") == "clip" and len(a) == 2:
+        arrays = [*a, out]
+        if all(isinstance(v, np.ndarray) and v.dtype == np.int64 and v.flags.c_contiguous for v in arrays):
+            if a[0].ndim == a[1].ndim == 1:
+                return [(None, TAKE), (None, out.size), (None, len(a[0])), (None, 0), *_addresses(arrays)], [], None
     return None
 
 
 def _cells(
     code: int, x: Any, y: Any, arrays: list[Any], live: list[Any] | None = None, numbers: list[Any] | None = None
-) -> tuple[list[Any], list[Any], Any]:
+) -> Row:
     """A row for x [n, i] and y [n, o], addresses of arrays (0 for None), whole and real numbers."""
     sizes = [(None, code), (None, len(x)), (None, x.shape[1]), (None, y.shape[1])]
-    addresses = [(None, _address(array)) for array in arrays]
-    return [*sizes, *addresses, *(live or [])], numbers or [], x.dtype
+    return [*sizes, *_addresses(arrays), *(live or [])], numbers or [], x.dtype
+
+
+def _addresses(arrays: Sequence[Any]) -> list[tuple[None, int]]:
+    return [(None, _address(array)) for array in arrays]
 
 
 def _address(array: Any) -> int:

@@ -56,6 +56,28 @@ def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Ar
             norms[i, 1] = _sum_of_squares(block[: stop - start])
 
 
+@helper
+def sgd_spans(
+    param: Array, grad: Array, velocity: Array, spans: Array, l2: Array, rates: Any, norms: Array, wanted: bool
+) -> None:
+    """`sgd`; rates: (lr, momentum, nesterov). norms is written where they are wanted."""
+    lr, momentum, nesterov = rates
+    number = param.dtype.type
+    for k in range(spans.shape[0]):
+        start, stop = spans[k]
+        blocks = (stop - start + BLOCK - 1) // BLOCK
+        of_blocks = np.empty((blocks if wanted else 0, 2), np.float64)
+        constants = number(l2[k]), number(lr), number(momentum), nesterov
+        job = bind(_sgd_chunk, (param[start:stop], grad[start:stop], velocity[start:stop], constants, of_blocks))
+        launch(job, (blocks + BLOCKS_A_CHUNK - 1) // BLOCKS_A_CHUNK, stop - start >= ELEMENTS_WORTH_SHARING)
+        if wanted:
+            # In the order of the blocks, whoever measured them.
+            norms[k, :] = 0
+            for i in range(blocks):
+                norms[k, 0] += of_blocks[i, 0]
+                norms[k, 1] += of_blocks[i, 1]
+
+
 @kernel
 def sgd(
     param: Array,
@@ -68,20 +90,55 @@ def sgd(
     nesterov: bool,
     norms: Array | None,
 ) -> None:
+    rates = float(lr), float(momentum), nesterov
+    if norms is None:
+        sgd_spans(param, grad, velocity, spans, l2, rates, np.empty((0, 2), np.float64), False)
+    else:
+        sgd_spans(param, grad, velocity, spans, l2, rates, norms, True)
+
+
+@helper
+def adam_spans(
+    param: Array,
+    grad: Array,
+    moments: Any,
+    spans: Array,
+    l2: Array,
+    decay: Array,
+    rates: Any,
+    step: int,
+    norms: Array,
+    wanted: bool,
+) -> None:
+    """`adam`; moments: (mean, square), rates: (lr, beta1, beta2, eps). norms is written where they are wanted."""
+    mean, square = moments
+    lr, beta1, beta2, eps = rates
     number = param.dtype.type
+    rate, epsilon = number(lr), number(eps)
+    old1, new1 = number(beta1), number(1 - beta1)
+    old2, new2 = number(beta2), number(1 - beta2)
+    mean_correction = number(1 / (1 - beta1**step))
+    square_correction = number(1 / (1 - beta2**step))
+    block = np.empty(BLOCK, param.dtype)
     for k in range(spans.shape[0]):
-        start, stop = spans[k]
-        blocks = (stop - start + BLOCK - 1) // BLOCK
-        of_blocks = np.empty((0 if norms is None else blocks, 2), np.float64)
-        rates = number(l2[k]), number(lr), number(momentum), nesterov
-        job = bind(_sgd_chunk, (param[start:stop], grad[start:stop], velocity[start:stop], rates, of_blocks))
-        launch(job, (blocks + BLOCKS_A_CHUNK - 1) // BLOCKS_A_CHUNK, stop - start >= ELEMENTS_WORTH_SHARING)
-        if norms is not None:
-            # In the order of the blocks, whoever measured them.
+        penalty, shrink = number(l2[k]), number(decay[k])
+        if wanted:
             norms[k, :] = 0
-            for i in range(blocks):
-                norms[k, 0] += of_blocks[i, 0]
-                norms[k, 1] += of_blocks[i, 1]
+        for start in range(spans[k, 0], spans[k, 1], BLOCK):
+            stop = min(start + BLOCK, spans[k, 1])
+            p, grads, m, s = param[start:stop], grad[start:stop], mean[start:stop], square[start:stop]
+            update = block[: stop - start]
+            if wanted:
+                norms[k, 0] += _sum_of_squares(p)
+            for i in range(p.size):
+                g = grads[i] + penalty * p[i]
+                m[i] = old1 * m[i] + new1 * g
+                s[i] = old2 * s[i] + new2 * g * g
+                direction = m[i] * mean_correction / (np.sqrt(s[i] * square_correction) + epsilon)
+                update[i] = rate * (direction + shrink * p[i])
+                p[i] -= update[i]
+            if wanted:
+                norms[k, 1] += _sum_of_squares(update)
 
 
 @kernel
@@ -100,29 +157,9 @@ def adam(
     step: int,
     norms: Array | None,
 ) -> None:
-    number = param.dtype.type
-    rate, epsilon = number(lr), number(eps)
-    old1, new1 = number(beta1), number(1 - beta1)
-    old2, new2 = number(beta2), number(1 - beta2)
-    mean_correction = number(1 / (1 - beta1**step))
-    square_correction = number(1 / (1 - beta2**step))
-    block = np.empty(BLOCK, param.dtype)
-    for k in range(spans.shape[0]):
-        penalty, shrink = number(l2[k]), number(decay[k])
-        if norms is not None:
-            norms[k, :] = 0
-        for start in range(spans[k, 0], spans[k, 1], BLOCK):
-            stop = min(start + BLOCK, spans[k, 1])
-            p, grads, m, s = param[start:stop], grad[start:stop], mean[start:stop], square[start:stop]
-            update = block[: stop - start]
-            if norms is not None:
-                norms[k, 0] += _sum_of_squares(p)
-            for i in range(p.size):
-                g = grads[i] + penalty * p[i]
-                m[i] = old1 * m[i] + new1 * g
-                s[i] = old2 * s[i] + new2 * g * g
-                direction = m[i] * mean_correction / (np.sqrt(s[i] * square_correction) + epsilon)
-                update[i] = rate * (direction + shrink * p[i])
-                p[i] -= update[i]
-            if norms is not None:
-                norms[k, 1] += _sum_of_squares(update)
+    rates = float(lr), float(beta1), float(beta2), float(eps)
+    if norms is None:
+        none = np.empty((0, 2), np.float64)
+        adam_spans(param, grad, (mean, square), spans, l2, decay, rates, step, none, False)
+    else:
+        adam_spans(param, grad, (mean, square), spans, l2, decay, rates, step, norms, True)
