@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {"random"},
     {"tensor"},
     {"operands"},
+    {"population"},
     {"ops", "gradcheck", "compile"},
     {"nn", "optim", "schedules", "data"},
     {"op_table", "train"},

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import tape
-from tinygrad_cr.errors import CaptureError
+from tinygrad_cr.errors import CaptureError, OptionError
 from tinygrad_cr.kernels import KERNELS, Array, Kernels, backend, fuse
 from tinygrad_cr.tape import Leaf, mode
 from tinygrad_cr.tensor import Tensor, wrap
@@ -81,6 +81,44 @@ class compile:
         self.programs = [program, *self.programs][:PROGRAMS_KEPT]
         return result
 
+    def scan(self, *args: Any, before: Callable[[int], None] | None = None) -> Any:
+        """Call once for each step: arrays among the arguments have a leading axis of steps, and so have the results.
+
+        Where every call of the capture is one that a table holds, as it is for the networks and optimisers of this
+        package, all steps are made by one call of compiled code, and members of a population side by side. Elsewhere
+        it is the loop that it stands for.
+
+        Args:
+            args: arrays [steps, ...]; anything else is the same in each step.
+            before: called with 0, 1, ... before the step of that number is prepared; the place to set a learning rate.
+
+        Raises:
+            OptionError: no array among the arguments, or arrays of different length.
+
+        >>> total = np.zeros(2)
+        >>> add = compile(lambda x: Tensor(total) + x)
+        >>> add.scan(np.array([[1.0, 2.0], [3.0, 4.0]])).data
+        array([[1., 2.],
+               [3., 4.]])
+        """
+        lengths = {len(arg) for arg in args if isinstance(arg, np.ndarray)}
+        if len(lengths) != 1:
+            raise OptionError(f"scan wants arrays with one number of steps, got {sorted(lengths) or 'no array'}")
+        (steps,), done = lengths, 0
+        results: list[Any] = []
+        while done < steps:
+            first = tuple(arg[done] if isinstance(arg, np.ndarray) else arg for arg in args)
+            program = next((program for program in self.programs if program.fits(first)), None)
+            if program is not None and program.in_one_table:
+                rest = tuple(arg[done:] if isinstance(arg, np.ndarray) else arg for arg in args)
+                results.append(program.replay_each(rest, steps - done, done, before))
+                break
+            if before is not None:
+                before(done)
+            results.append(_lengthened(self(*first)))
+            done += 1
+        return _joined(results)
+
 
 class Program:
     """The calls of one capture, and the conditions under which they are the right ones."""
@@ -97,6 +135,8 @@ class Program:
         self.live: list[_Live] = []
         self.grads: dict[int, tuple[Leaf, Array | None]] = {}
         self.result: Any = None
+        self._one_table: bool | None = None
+        self._cells: dict[int, tuple[Array, Array]] = {}
         self.known: dict[int, Array] = {}
 
     def fits(self, args: tuple[Any, ...]) -> bool:
@@ -113,6 +153,57 @@ class Program:
         if mode.active is not self.active and not self._choose(mode.active):
             return False
         return self.unchanged()
+
+    @property
+    def in_one_table(self) -> bool:
+        """Whether compiled code can make several steps of this program without coming back."""
+        if self._one_table is None:
+            tables = self.captured[0] if len(self.captured) == 1 and not isinstance(self.captured[0], tuple) else None
+            places = [place for live in self.live for place in live.places]
+            self._one_table = tables is not None and (
+                all(target is tables.tables or target is tables.numbers for _, target, _ in places)
+                and all(array.base is None for array in _arrays_of(self.result))
+                and all(array.flags.c_contiguous for array in _arrays_of(tuple(self.inputs)))
+            )
+        return self._one_table
+
+    def replay_each(self, args: tuple[Any, ...], steps: int, first: int, before: Callable[[int], None] | None) -> Any:
+        """Make the calls for each step; the results with a leading axis of steps. Only if it is `in_one_table`."""
+        (tables,) = self.captured
+        whole: list[tuple[Any, Any]] = []
+        outs = [np.zeros((steps, *array.shape), array.dtype) for array in _arrays_of(self.result)]
+        given = [np.ascontiguousarray(arg) for arg in args if isinstance(arg, np.ndarray)]
+        captured = [*_arrays_of(tuple(self.inputs)), *_arrays_of(self.result)]
+        for array, own in zip(captured, [*given, *outs], strict=True):
+            cells, offsets = self._cells_at(tables, array)
+            # Each step reads and writes its own part of these arrays.
+            begins = own.ctypes.data + own.strides[0] * np.arange(steps)
+            whole.append((cells, begins[:, None] + offsets))
+        values: list[list[Any]] = [[] for _ in self.live]
+        for k in range(steps):
+            if before is not None:
+                before(first + k)
+            for live, read in zip(self.live, values, strict=True):
+                read.append(live.read())
+        real: list[tuple[Any, Any]] = []
+        for live, read in zip(self.live, values, strict=True):
+            for target, cells, numbers in live.places_by_target():
+                table = np.array(read).reshape(steps, -1)[:, numbers]
+                (whole if target is tables.tables else real).append((cells, table))
+        tables.block(steps, whole, real)
+        for array in captured:
+            cells, offsets = self._cells_at(tables, array)
+            tables.tables[tuple(cells.T)] = array.ctypes.data + offsets
+        for leaf, grad in self.grads.values():
+            leaf.grad = grad
+        return _rebuilt(self.result, iter(outs))
+
+    def _cells_at(self, tables: Any, array: Array) -> tuple[Array, Array]:
+        """Where the tables refer to this array: cells [n, 3], and offsets [n] in bytes."""
+        if id(array) not in self._cells:
+            found = np.array(tables.cells_at(array), np.int64).reshape(-1, 4)
+            self._cells[id(array)] = found[:, :3], found[:, 3]
+        return self._cells[id(array)]
 
     def _choose(self, active: Any) -> bool:
         """Make the calls of these members alone; whether the capture saw all of them."""
@@ -263,15 +354,18 @@ class _Live:
             arguments[i] = _plain(arguments[i])
         self.places = [(n, *moved.get((id(arguments), i), (arguments, i))) for n, arguments, i in self.places]
         # Numbers of many members in one table are written at once.
-        self.together: list[tuple[Any, Any, Any]] = []
-        self.alone = self.places
-        if self.several:
-            tables = {id(target): target for _, target, _ in self.places if isinstance(target, np.ndarray)}
-            for key, table in tables.items():
-                there = [(n, cell) for n, target, cell in self.places if id(target) == key]
-                cells = tuple(np.array([cell for _, cell in there]).T)
-                self.together.append((table, cells, np.array([n for n, _ in there])))
-            self.alone = [place for place in self.places if id(place[1]) not in tables]
+        grouped = self.places_by_target() if self.several else []
+        self.together = [(table, tuple(cells.T), numbers) for table, cells, numbers in grouped]
+        self.alone = [p for p in self.places if not self.several or not isinstance(p[1], np.ndarray)]
+
+    def places_by_target(self) -> list[tuple[Array, Array, Array]]:
+        """For each table: the cells [n, 3], and which number of the list goes into each."""
+        tables = {id(target): target for _, target, _ in self.places if isinstance(target, np.ndarray)}
+        found = []
+        for key, table in tables.items():
+            there = [(n, cell) for n, target, cell in self.places if id(target) == key]
+            found.append((table, np.array([cell for _, cell in there]), np.array([n for n, _ in there])))
+        return found
 
     def refresh(self) -> None:
         """Read anew."""
@@ -392,6 +486,37 @@ def _detached(result: Any) -> Any:
     if isinstance(result, tuple):
         return tuple(_detached(part) for part in result)
     return result.copy() if isinstance(result, np.ndarray) else result
+
+
+def _arrays_of(value: Any) -> list[Array]:
+    """The arrays in a result or in arguments, in order."""
+    if isinstance(value, tuple):
+        return [array for part in value for array in _arrays_of(part)]
+    if isinstance(value, Tensor):
+        return [value.data]
+    return [value] if isinstance(value, np.ndarray) else []
+
+
+def _rebuilt(result: Any, arrays: Iterator[Array]) -> Any:
+    """A result of that structure, made of these arrays."""
+    if isinstance(result, tuple):
+        return tuple(_rebuilt(part, arrays) for part in result)
+    if isinstance(result, Tensor):
+        return wrap(next(arrays), result.backend)
+    return next(arrays) if isinstance(result, np.ndarray) else result
+
+
+def _lengthened(result: Any) -> Any:
+    """A result with a leading axis of one step."""
+    return _rebuilt(result, iter([array[None] for array in _arrays_of(result)]))
+
+
+def _joined(results: list[Any]) -> Any:
+    """Results one after another, along their leading axis."""
+    if len(results) == 1:
+        return results[0]
+    parts = zip(*map(_arrays_of, results), strict=True)
+    return _rebuilt(results[0], iter([np.concatenate(part) for part in parts]))
 
 
 def _plain(value: Any) -> Any:

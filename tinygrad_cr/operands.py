@@ -141,7 +141,7 @@ def flat(array: Array, xp: Any) -> Array:
     return xp.ascontiguousarray(array).reshape(-1)
 
 
-def dropout_plan(dropout: float, mode: str, training: bool) -> tuple[int, float]:
+def dropout_plan(dropout: Any, mode: str, training: bool) -> tuple[int, float]:
     """The threshold a lane must stay below, and what is left is multiplied by. `KEEP_ALL` keeps everything."""
     try:
         return _dropout_plan(dropout, mode, training)
@@ -161,7 +161,7 @@ def _dropout_plan(dropout: float, mode: str, training: bool) -> tuple[int, float
     return (threshold, 1.0) if training else (KEEP_ALL, keep)
 
 
-def claim_draw(generator: Generator | None) -> tuple[int, int, int]:
+def claim_draw(generator: Any) -> tuple[int, int, int]:
     """The seed, draw and stream of one new mask."""
     if not isinstance(generator, Generator):
         raise OptionError("dropout in training needs randomness: pass generator=Generator(seed), or training=False")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cr import tape
+from tinygrad_cr import population, tape
 from tinygrad_cr import tensor as _tensor
 from tinygrad_cr.errors import DTypeError, IndexingError, OptionError, ShapeError
 from tinygrad_cr.kernels import Array
@@ -39,7 +39,8 @@ from tinygrad_cr.operands import (
     sample_weights,
     several,
 )
-from tinygrad_cr.random import Generator
+from tinygrad_cr.options import PerMember
+from tinygrad_cr.random import Generator, Generators
 from tinygrad_cr.tape import destination, refuse
 from tinygrad_cr.tensor import FLOATS, Axes, Tensor, record, wrap
 
@@ -679,9 +680,10 @@ def cross_entropy(logits: Any, labels: Any, weights: Any = None) -> Tensor:
     """Softmax cross-entropy, averaged over rows: sum_i w_i (logsumexp(z_i) - z_i[label_i]) / sum_i w_i.
 
     Args:
-        logits: [n, c] float; -inf is allowed in columns that are no row's label.
-        labels: [n] integers in [0, c).
-        weights: [n] float >= 0, not all zero; 1 each if left out. They get no gradient.
+        logits: [n, c] float; -inf is allowed in columns that are no row's label. Those of a population,
+            [members, n, c], give a loss for each member.
+        labels: [n] integers in [0, c); for a population also [members, n].
+        weights: [n] float >= 0, not all zero; 1 each if left out. They get no gradient. For a population as labels.
 
     Raises:
         ShapeError: shapes that do not fit, or no row.
@@ -692,6 +694,8 @@ def cross_entropy(logits: Any, labels: Any, weights: Any = None) -> Tensor:
     0.6931
     """
     logits, xp = one("cross_entropy", logits, True)
+    if logits.data.ndim == 3:
+        return population.cross_entropy(logits, labels, weights)
     y = label_array(labels, xp)
     z = xp.ascontiguousarray(logits.data)
     shape, dtype = z.shape, z.dtype
@@ -743,12 +747,16 @@ def mse(prediction: Any, target: Any) -> Tensor:
 def affine(x: Any, w: Any, b: Any) -> Tensor:
     """x @ w + b; x: [..., in], w: [in, out], b: [out] -> [..., out].
 
+    Of a population: x [n, in] or [members, n, in], w [members, in, out], b [members, out] -> [members, n, out].
+
     Raises:
         ShapeError: shapes that do not fit, all three named.
 
     >>> affine(Tensor([[1.0, 2.0]]), Tensor([[1.0], [1.0]]), Tensor([0.5]))
     Tensor([[3.5]], dtype=float32)
     """
+    if isinstance(w, Tensor) and w.data.ndim == 3:
+        return population.affine(x, w, b)
     x, w, b, rows = affine_operands("affine", x, w, b)
     k, wd = x.backend, w.data
     xp, dtype, shape = k.xp, wd.dtype, (len(rows), wd.shape[1])
@@ -766,9 +774,9 @@ def affine(x: Any, w: Any, b: Any) -> Tensor:
 
 def dropout(
     x: Any,
-    dropout: float,
+    dropout: float | PerMember,
     *,
-    generator: Generator | None = None,
+    generator: Generator | Generators | None = None,
     mode: str = "inverted",
     training: bool = True,
 ) -> Tensor:
@@ -778,12 +786,16 @@ def dropout(
     stays alone and multiplies by that probability in evaluation (``training=False``). The probability of keeping is
     rounded to a multiple of 2**-16, and that rounded value is used throughout.
 
+    With `Generators`, or a `PerMember` of probabilities, x is [members, ...], and each member has masks of its own.
+
     Raises:
         OptionError: `dropout` outside [0, 1), an unknown mode, or training without a generator.
 
     >>> dropout(Tensor([1.0, 1.0, 1.0, 1.0]), 0.5, generator=Generator(4))
     Tensor([0., 2., 2., 0.], dtype=float32)
     """
+    if isinstance(generator, Generators) or isinstance(dropout, PerMember):
+        return population.dropout(x, dropout, generator, mode, training)
     x, xp = one("dropout", x, floats=True)
     threshold, scale = dropout_plan(dropout, mode, training)
     if threshold == KEEP_ALL:
@@ -805,9 +817,9 @@ def affine_relu_dropout(
     x: Any,
     w: Any,
     b: Any,
-    dropout: float = 0.0,
+    dropout: float | PerMember = 0.0,
     *,
-    generator: Generator | None = None,
+    generator: Generator | Generators | None = None,
     mode: str = "inverted",
     training: bool = True,
 ) -> Tensor:
@@ -821,6 +833,8 @@ def affine_relu_dropout(
     >>> affine_relu_dropout(Tensor([[1.0]]), Tensor([[2.0, -2.0]]), Tensor([0.0, 0.0]))
     Tensor([[2., 0.]], dtype=float32)
     """
+    if isinstance(w, Tensor) and w.data.ndim == 3:
+        return population.affine_relu_dropout(x, w, b, dropout, generator, mode, training)
     x, w, b, rows = affine_operands("affine_relu_dropout", x, w, b)
     threshold, scale = dropout_plan(dropout, mode, training)
     seed = draw = stream = 0

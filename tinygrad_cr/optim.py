@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from tinygrad_cr import tape
 from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module, Parameter
-from tinygrad_cr.options import number
-from tinygrad_cr.tape import ask, watch
+from tinygrad_cr.options import PerMember, number, numbers, of_member
+from tinygrad_cr.tape import ask, each_member, watch
+
+Number = float | Sequence[float]
+"""Of a population, also one for each member."""
 
 
 class Optimizer:
@@ -23,8 +27,10 @@ class Optimizer:
         lr: the learning rate; assign to it at any time.
         weight_decay: adds ``weight_decay * W`` to the gradient of weights, not of biases.
 
+    For a population, each number may be a list of one for each member.
+
     Raises:
-        OptionError: a number outside its range.
+        OptionError: a number outside its range, or another number of them than members.
     """
 
     buffers: tuple[str, ...] = ()
@@ -32,28 +38,36 @@ class Optimizer:
     options: tuple[str, ...] = ("weight_decay",)
     """The names of the arguments, and attributes, besides model and lr."""
 
-    def __init__(self, model: Module, lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(self, model: Module, lr: Number, weight_decay: Number = 0.0) -> None:
         self.flat = model.flat()
+        self.members = self.flat.members
         self.lr = lr
-        self.weight_decay = number("weight_decay", weight_decay)
+        self.weight_decay = self._numbers("weight_decay", weight_decay)
         self.steps = 0
         self._weights = np.array([float(p.regularized) for p in self.flat.parameters])
-        self._penalised, self._penalty, self._l2 = self._weights, 0.0, 0.0 * self._weights
+        self._penalties: tuple[Any, ...] = (None, None, None, None)
         for name in self.buffers:
-            setattr(self, name, self.flat.zeros(self.flat.values.size, self.flat.values.dtype))
+            setattr(self, name, self.flat.zeros(self.flat.values.shape[-1], self.flat.values.dtype))
+        self._buffers = [getattr(self, name) for name in self.buffers]
+
+    def _numbers(self, name: str, value: Any, below: float = math.inf) -> Any:
+        return numbers(name, value, self.members, below=below)
 
     def trains(self, model: Module) -> bool:
         """Whether the parameters of this module are the ones updated here, in the memory they live in now."""
         return self.flat.covers(model.parameters())
 
     @property
-    def lr(self) -> float:
+    def lr(self) -> Any:
         """The learning rate; assigning a number that is negative or not finite is an `OptionError`."""
         return self._lr
 
     @lr.setter
-    def lr(self, value: float) -> None:
-        self._lr = number("lr", value)
+    def lr(self, value: Any) -> None:
+        if self.members is None or not isinstance(value, PerMember):
+            value = self._numbers("lr", value)
+        self._lr = value
+        self._rates = [float(of_member(value, m)) for m in range(self.members or 1)]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -64,14 +78,14 @@ class Optimizer:
         """The arguments besides model and lr that make this optimiser again."""
         return {name: getattr(self, name) for name in self.options}
 
-    def _rate(self) -> float:
-        return self._lr
+    def _rate(self) -> float | list[float]:
+        return self._rates[0] if self.members is None else self._rates
 
     def _count(self) -> int:
         self.steps += 1
         return self.steps
 
-    def step(self, *, reg: float = 0.0, norms: bool = False) -> Array | None:
+    def step(self, *, reg: Number = 0.0, norms: bool = False) -> Array | None:
         """Update every parameter that has a gradient; one without is left alone.
 
         Args:
@@ -79,7 +93,7 @@ class Optimizer:
             norms: measure, in the same pass, ``sum(p**2)`` before the update and ``sum(update**2)``.
 
         Returns:
-            [k, 2] float64, a row for each of the module's parameters in order, or None.
+            [k, 2] float64, a row for each parameter of the module in order; [members, k, 2] of a population; or None.
 
         Raises:
             GraphError: a parameter got other memory since this optimiser was made.
@@ -95,18 +109,33 @@ class Optimizer:
         if not flat.complete():
             chosen = self._choose()
             spans, weights = spans[chosen], weights[chosen]
-        out = np.zeros((len(spans), 2)) if norms else None
+        members = self.members
+        out = np.zeros((len(spans), 2) if members is None else (members, len(spans), 2)) if norms else None
         if tape.capturing:
             watch(self, "weight_decay")
-        penalty = self.weight_decay + reg
-        if weights is not self._penalised or penalty != self._penalty:
-            self._penalised, self._penalty, self._l2 = weights, penalty, penalty * weights
-        self._update(ask(self._count), spans, self._l2, weights, out)
+        known_weights, known_reg, known_decay, l2 = self._penalties
+        if weights is not known_weights or reg is not known_reg or self.weight_decay is not known_decay:
+            l2 = [self._penalty(m, reg) * weights for m in range(members or 1)]
+            self._penalties = weights, reg, self.weight_decay, l2
+        count, rate = ask(self._count), ask(self._rate)
+        if members is None:
+            self._update(0, [flat.values, flat.gradients, *self._buffers], (count, rate), spans, l2[0], weights, out)
+        else:
+            for m in each_member(members):
+                arrays = [array[m] for array in (flat.values, flat.gradients, *self._buffers)]
+                measured = None if out is None else out[m]
+                self._update(m, arrays, (count, rate[m]), spans, l2[m], weights, measured)
         if out is not None and chosen is not None:
-            everything = np.array([[np.sum(np.square(p.data, dtype=np.float64)), 0.0] for p in flat.parameters])
-            everything[chosen] = out
+            everything = np.zeros((*out.shape[:-2], len(flat.parameters), 2))
+            for i, p in enumerate(flat.parameters):
+                squares = np.square(p.data, dtype=np.float64).reshape(*out.shape[:-2], -1)
+                everything[..., i, 0] = squares.sum(axis=-1)
+            everything[..., chosen, :] = out
             return everything
         return out
+
+    def _penalty(self, m: int, reg: Number) -> float:
+        return float(of_member(self.weight_decay, m)) + float(of_member(numbers("reg", reg, self.members), m))
 
     def _choose(self) -> list[int]:
         """The places of the parameters that have a gradient, which then lies where the kernels read it."""
@@ -115,7 +144,20 @@ class Optimizer:
                 _take_over(parameter)
         return [i for i, p in enumerate(self.flat.parameters) if p.grad is not None and p.requires_grad]
 
-    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
+    def _update(
+        self,
+        m: int,
+        arrays: Sequence[Array],
+        live: tuple[int, float],
+        spans: Array,
+        l2: Array,
+        weights: Array,
+        norms: Array | None,
+    ) -> None:
+        """Update one network, or member m of a population.
+
+        arrays: values, gradients and buffers; live: the number of the step and the learning rate.
+        """
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,33 +209,33 @@ class SGD(Optimizer):
     def __init__(
         self,
         model: Module,
-        lr: float,
-        momentum: float = 0.0,
+        lr: Number,
+        momentum: Number = 0.0,
         *,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Number = 0.0,
     ) -> None:
         super().__init__(model, lr, weight_decay)
-        self.momentum = number("momentum", momentum, below=1)
+        self.momentum = self._numbers("momentum", momentum, below=1)
         self.nesterov = nesterov
-        if nesterov and not momentum:
+        if nesterov and not all(of_member(self.momentum, m) for m in range(self.members or 1)):
             raise OptionError("nesterov wants a momentum above 0")
 
-    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
-        flat = self.flat
+    def _update(
+        self,
+        m: int,
+        arrays: Sequence[Array],
+        live: tuple[int, float],
+        spans: Array,
+        l2: Array,
+        weights: Array,
+        norms: Array | None,
+    ) -> None:
         if tape.capturing:
             watch(self, "momentum", "nesterov")
-        flat.backend.sgd(
-            flat.values,
-            flat.gradients,
-            self.velocity,
-            spans,
-            l2,
-            ask(self._rate),
-            self.momentum,
-            self.nesterov,
-            norms,
-        )
+        momentum = self.momentum if self.members is None else of_member(self.momentum, m)
+        values, gradients, velocity = arrays
+        self.flat.backend.sgd(values, gradients, velocity, spans, l2, live[1], momentum, self.nesterov, norms)
 
 
 class Adam(Optimizer):
@@ -222,11 +264,11 @@ class Adam(Optimizer):
     def __init__(
         self,
         model: Module,
-        lr: float = 1e-3,
+        lr: Number = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         *,
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: Number = 0.0,
     ) -> None:
         super().__init__(model, lr, weight_decay)
         if not isinstance(betas, tuple | list) or len(betas) != 2:
@@ -234,26 +276,26 @@ class Adam(Optimizer):
         self.betas = (number("betas[0]", betas[0], below=1), number("betas[1]", betas[1], below=1))
         self.eps = number("eps", eps)
 
-    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
-        self._adam(count, spans, l2, np.zeros(len(l2)), norms)
-
-    def _adam(self, count: int, spans: Array, l2: Array, decay: Array, norms: Array | None) -> None:
-        flat = self.flat
+    def _update(
+        self,
+        m: int,
+        arrays: Sequence[Array],
+        live: tuple[int, float],
+        spans: Array,
+        l2: Array,
+        weights: Array,
+        norms: Array | None,
+    ) -> None:
         watch(self, "betas", "eps")
-        flat.backend.adam(
-            flat.values,
-            flat.gradients,
-            self.mean,
-            self.square,
-            spans,
-            l2,
-            decay,
-            ask(self._rate),
-            *self.betas,
-            self.eps,
-            count,
-            norms,
-        )
+        count, rate = live
+        l2, decay = self._split(m, l2, weights)
+        values, gradients, mean, square = arrays
+        adam = self.flat.backend.adam
+        adam(values, gradients, mean, square, spans, l2, decay, rate, *self.betas, self.eps, count, norms)
+
+    def _split(self, m: int, l2: Array, weights: Array) -> tuple[Array, Array]:
+        """What is added to the gradient, and what shrinks the parameters apart from it."""
+        return l2, np.zeros(len(l2))
 
 
 class AdamW(Adam):
@@ -267,17 +309,17 @@ class AdamW(Adam):
     def __init__(
         self,
         model: Module,
-        lr: float = 1e-3,
+        lr: Number = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         *,
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: Number = 1e-2,
     ) -> None:
         super().__init__(model, lr, betas, eps=eps, weight_decay=weight_decay)
 
-    def _update(self, count: int, spans: Array, l2: Array, weights: Array, norms: Array | None) -> None:
-        decay = self.weight_decay * weights
-        self._adam(count, spans, l2 - decay, decay, norms)
+    def _split(self, m: int, l2: Array, weights: Array) -> tuple[Array, Array]:
+        decay = of_member(self.weight_decay, m) * weights
+        return l2 - decay, decay
 
 
 def clip_norm(optimizer: Optimizer, limit: float) -> None:
@@ -294,8 +336,16 @@ def clip_norm(optimizer: Optimizer, limit: float) -> None:
     >>> bool(np.isclose(np.linalg.norm(optimizer.flat.gradients), 1.0))
     True
     """
-    flat, xp = optimizer.flat, optimizer.flat.backend.xp
+    flat = optimizer.flat
     gradients = [flat.gradients] if flat.complete() else [p.grad for p in flat.parameters if p.grad is not None]
+    if flat.members is None:
+        _shorten(gradients, limit, flat.backend.xp)
+    else:
+        for m in each_member(flat.members):
+            _shorten([g[m] for g in gradients], limit, flat.backend.xp)
+
+
+def _shorten(gradients: Sequence[Array], limit: float, xp: Any) -> None:
     squares = [xp.sum(xp.square(g, dtype=np.float64)) for g in gradients]
     norm = xp.sqrt(xp.sum(xp.stack(squares)))
     factor = xp.divide(limit, xp.maximum(norm, limit))
@@ -306,7 +356,7 @@ def clip_norm(optimizer: Optimizer, limit: float) -> None:
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
-def make_optimizer(name: str, model: Module, lr: float, momentum: float) -> Optimizer:
+def make_optimizer(name: str, model: Module, lr: Number, momentum: Number) -> Optimizer:
     """The optimiser of that name; momentum concerns SGD alone.
 
     Raises:
@@ -318,7 +368,7 @@ def make_optimizer(name: str, model: Module, lr: float, momentum: float) -> Opti
     """
     if name not in OPTIMIZERS:
         raise unknown_name("optimizer", name, OPTIMIZERS)
-    number("momentum", momentum, below=1)
+    numbers("momentum", momentum, model.members, below=1)
     if name == "sgd":
         return SGD(model, lr, momentum)
     return OPTIMIZERS[name](model, lr)

@@ -26,6 +26,37 @@ def number(name: str, value: Any, *, below: float = math.inf, hint: str = "") ->
     return float(value)
 
 
+def numbers(
+    name: str, value: Any, members: int | None, *, below: float = math.inf, hint: str = ""
+) -> float | PerMember:
+    """The value as a float in [0, below), or for a population as one number or one for each member.
+
+    Raises:
+        OptionError: as `number`, and a number of values that is not the number of members.
+
+    >>> numbers("lr", 0.1, 3), numbers("lr", [0.1, 0.2], 2)
+    (0.1, PerMember(0.1, 0.2))
+    """
+    if members is None or not isinstance(value, list | tuple | np.ndarray):
+        return number(name, value, below=below, hint=hint)
+    values = PerMember(number(f"{name}[{m}]", one, below=below, hint=hint) for m, one in enumerate(value))
+    if len(values) != members:
+        raise OptionError(f"{name} has {len(values)} values for {members} members: give one number, or one a member")
+    return values
+
+
+class PerMember(tuple[Any, ...]):
+    """A value of its own for each member of a population."""
+
+    def __repr__(self) -> str:
+        return f"PerMember{tuple.__repr__(self)}"
+
+
+def of_member(value: Any, m: int) -> Any:
+    """What a member takes of a value that is everybody's, or `PerMember`."""
+    return value[m] if isinstance(value, PerMember) else value
+
+
 def integer(name: str, value: Any, *, least: int = 0, below: int | None = None) -> int:
     """The value as an int of at least `least` and, if given, below `below`.
 

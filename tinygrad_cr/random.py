@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
+from tinygrad_cr.errors import OptionError
 from tinygrad_cr.kernels import backend
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.tape import mode
@@ -124,6 +125,64 @@ class Generator:
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed}, stream={self.stream}, draw={self.draw})"
+
+
+class Generators(Sequence[Generator]):
+    """One generator for each member of a population.
+
+    Args:
+        generators: those of the members, in order.
+
+    >>> [generator.stream for generator in member_generators(Generator(7, stream=3), 2)]
+    [3, 4]
+    """
+
+    __slots__ = ("capture", "generators")
+
+    def __init__(self, generators: Iterable[Generator]) -> None:
+        self.generators = tuple(generators)
+        self.capture = mode.program
+
+    @overload
+    def __getitem__(self, index: int) -> Generator: ...
+    @overload
+    def __getitem__(self, index: slice) -> Generators: ...
+    def __getitem__(self, index: int | slice) -> Generator | Generators:
+        chosen = self.generators[index]
+        return chosen if isinstance(chosen, Generator) else Generators(chosen)
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def state(self) -> dict[str, Any]:
+        """Everything there is to save."""
+        return {"members": [generator.state() for generator in self.generators]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for generator, own in zip(self.generators, state["members"], strict=True):
+            generator.restore(own)
+
+    def __repr__(self) -> str:
+        return f"Generators({list(self.generators)})"
+
+
+def member_generators(source: Generators | Sequence[Generator] | Generator | int | None, members: int) -> Generators:
+    """A generator for each member: those given, or the streams that follow the one of a generator or a seed.
+
+    Raises:
+        OptionError: not as many generators as members.
+    """
+    if isinstance(source, Generators) and len(source) == members:
+        return source
+    if isinstance(source, Sequence):
+        if len(source) != members or not all(isinstance(generator, Generator) for generator in source):
+            raise OptionError(
+                f"{members} members want as many generators, or one whose streams they take; got {source!r}"
+            )
+        return Generators(source)
+    first = as_generator(source)
+    return Generators(Generator(first.seed, first.stream + m, first.draw) for m in range(members))
 
 
 def as_generator(source: Generator | int | None) -> Generator:

@@ -74,8 +74,8 @@ class _Mode(threading.local):
 
 
 mode = _Mode()
-"""Of this thread: whether operations are recorded on the tape, and the program that captures them, if any; the member of
-a population that is computed, and a mask of those that still are (None for all)."""
+"""Of this thread: whether operations are recorded on the tape, and the program that captures them, if any; the member
+of a population that is computed, and a mask of those that still are (None for all)."""
 
 capturing = False
 """Whether any thread captures at the moment. The hot path asks this before `mode`, which takes five times as long."""

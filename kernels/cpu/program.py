@@ -41,8 +41,8 @@ Row = tuple[list[Any], list[Any], Any]
 NOTHING = -1
 AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, TAKE, GATHER, ADAM, SGD = range(10)
 UPDATE, INTEGERS, NUMBERS = 14, 16, 4
-"""Columns of the two tables: the operation, three sizes, whole numbers and addresses; real numbers. From `UPDATE` on: for
-a gradient of weights, the row of its update (or -1) and the address of its velocity."""
+"""Columns of the two tables: the operation, three sizes, whole numbers and addresses; real numbers. From `UPDATE` on:
+for a gradient of weights, the row of its update (or -1) and the address of its velocity."""
 ADDRESSES = {
     AFFINE: (4, 5, 6, 7),
     AFFINE_BACKWARD: (4, 5, 6, 7, 8, 9),
@@ -63,8 +63,8 @@ STEPS, CHUNKS, SHARED, PIECES, FIRSTS, WHOLE, WHOLE_VALUES, REAL, REAL_VALUES, F
 """Entries of a plan: how many steps and chunks there are, whether chunks are shared between threads, and addresses."""
 MEMBER, BEGIN, END, SPLIT, AFTER = range(5)
 PIECE = 5
-"""Columns of a piece of work: the steps of a member from BEGIN to END, the cut that it is the first (SPLIT) or the second
-half (AFTER) of, or -1."""
+"""Columns of a piece of work: the steps of a member from BEGIN to END, the cut that it is the first (SPLIT) or the
+second half (AFTER) of, or -1."""
 
 
 @primitive
@@ -303,8 +303,9 @@ class Tables:
                     whole.append([m, 0, steps, -1, -1])
             work.append([*early, *whole, *late])
         longest = max(map(len, work))
-        nothing = [-1, 0, 0, -1, -1]
-        return np.array([[*pieces, *[nothing] * (longest - len(pieces))] for pieces in work], np.int64).reshape(-1, PIECE)
+        for pieces in work:
+            pieces += [[-1, 0, 0, -1, -1]] * (longest - len(pieces))
+        return np.array(work, np.int64).reshape(-1, PIECE)
 
 
 def fuse(calls: list[Call]) -> tuple[list[Call | Tables], dict[tuple[int, int], Place]]:
@@ -407,20 +408,17 @@ def _row(function: Callable[..., Any], a: list[Any]) -> Row | None:
 
 def _array_row(function: Any, keywords: dict[str, Any], a: list[Any]) -> Row | None:
     """`_row` of a function of NumPy that writes into `out`."""
-    out = keywords.get("out")
-    if function is np.multiply:
-        factor, source = a
-        both = isinstance(factor, np.ndarray) and isinstance(source, np.ndarray)
-        same = both and out.dtype.kind == "f" and out.dtype == factor.dtype == source.dtype
-        if same and factor.ndim == 0 and source.shape == out.shape:
-            if source.flags.c_contiguous and out.flags.c_contiguous:
-                sizes = [(None, SCALE), (None, out.size), (None, 0), (None, 0)]
-                return [*sizes, *_addresses([factor, source, out])], [], out.dtype
-    if function is np.take and keywords.get("mode") == "clip" and len(a) == 2:
-        arrays = [*a, out]
-        if all(isinstance(v, np.ndarray) and v.dtype == np.int64 and v.flags.c_contiguous for v in arrays):
-            if a[0].ndim == a[1].ndim == 1:
-                return [(None, TAKE), (None, out.size), (None, len(a[0])), (None, 0), *_addresses(arrays)], [], None
+    out: Any = keywords.get("out")
+    arrays = [*a, out]
+    if len(a) != 2 or not all(isinstance(v, np.ndarray) and v.flags.c_contiguous for v in arrays):
+        return None
+    first, second = a
+    sizes = [(None, out.size), (None, first.size), (None, 0), *_addresses(arrays)]
+    alike = first.dtype == second.dtype == out.dtype
+    if function is np.multiply and set(keywords) == {"out"} and alike and out.dtype.kind == "f":
+        return ([(None, SCALE), *sizes], [], out.dtype) if first.ndim == 0 and second.shape == out.shape else None
+    if function is np.take and keywords.get("mode") == "clip" and alike and out.dtype == np.int64 and first.ndim == 1:
+        return [(None, TAKE), *sizes], [], None
     return None
 
 

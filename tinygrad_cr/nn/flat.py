@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cr.errors import DTypeError
+from tinygrad_cr.errors import DTypeError, ShapeError
 from tinygrad_cr.kernels import Array, Kernels, backend
 from tinygrad_cr.nn.parameter import Parameter
 
@@ -20,12 +20,15 @@ class FlatParameters:
 
     Attributes:
         names, parameters: in the order of packing.
-        values: [p] all parameters; gaps between tensors hold zeros.
+        members: how many members the network has, if it is a population.
+        values: [p] all parameters; gaps between tensors hold zeros. Of a population: [members, p], each row packed as
+            the network of one member.
         gradients: [p] where the gradient of each parameter is written, in the same places.
         spans: [k, 2] int64, the half-open range of each tensor.
 
     Raises:
         DTypeError: parameters of more than one dtype or device, which no single buffer can hold.
+        ShapeError: parameters of populations of different size.
     """
 
     def __init__(self, named: Mapping[str, Parameter]) -> None:
@@ -34,9 +37,10 @@ class FlatParameters:
         if len({(p.dtype, p.device) for p in self.parameters}) > 1:
             kinds = ", ".join(f"{name} {p.dtype} on {p.device}" for name, p in named.items())
             raise DTypeError(f"one network wants one dtype and one device, got {kinds}; use module.to(...)")
+        self.members = common_members(named)
         dtype = self.parameters[0].dtype if self.parameters else np.dtype(np.float32)
         per_line = ALIGNMENT // dtype.itemsize
-        sizes = np.array([p.size for p in self.parameters], np.int64)
+        sizes = np.array([p.size // (self.members or 1) for p in self.parameters], np.int64)
         lines = -(-sizes // per_line) * per_line
         starts = np.concatenate([[0], np.cumsum(lines)]).astype(np.int64)
         self.spans = np.stack([starts[:-1], starts[:-1] + sizes], axis=1)
@@ -46,12 +50,24 @@ class FlatParameters:
         self.gradients = self.zeros(total, dtype)
         self._pairs: list[tuple[Parameter, Array]] = []
         for parameter, (start, stop) in zip(self.parameters, self.spans, strict=True):
-            view = self.values[start:stop].reshape(parameter.shape)
+            view = self.values[..., start:stop].reshape(parameter.shape)
             view[...] = parameter.data
             parameter.data = view
-            parameter.grad_view = self.gradients[start:stop].reshape(parameter.shape)
+            parameter.grad_view = self.gradients[..., start:stop].reshape(parameter.shape)
             parameter.grad = None
             self._pairs.append((parameter, view))
+
+    def member(self, m: int, named: Mapping[str, Parameter]) -> FlatParameters:
+        """The buffers of one member: views, of which these parameters become views."""
+        own = object.__new__(FlatParameters)
+        vars(own).update(vars(self))
+        own.members, own.parameters, own._pairs = None, list(named.values()), []
+        own.values, own.gradients = self.values[m], self.gradients[m]
+        for parameter, whole in zip(own.parameters, self.parameters, strict=True):
+            parameter.data, parameter.grad = whole.data[m], None
+            parameter.grad_view = None if whole.grad_view is None else whole.grad_view[m]
+            own._pairs.append((parameter, parameter.data))
+        return own
 
     def __getstate__(self) -> dict[str, Parameter]:
         return dict(zip(self.names, self.parameters, strict=True))
@@ -64,7 +80,12 @@ class FlatParameters:
             parameter.grad = grad
 
     def zeros(self, size: int, dtype: np.dtype[Any]) -> Array:
-        """A buffer of zeros that begins on a cache line."""
+        """A buffer of zeros that begins on a cache line, for each member if there are any."""
+        if self.members is not None:
+            return self._zeros(self.members * size, dtype).reshape(self.members, size)
+        return self._zeros(size, dtype)
+
+    def _zeros(self, size: int, dtype: np.dtype[Any]) -> Array:
         room = self.backend.xp.zeros(size + ALIGNMENT // dtype.itemsize, dtype)
         address = room.ctypes.data if isinstance(room, np.ndarray) else room.data.ptr
         first = -address % ALIGNMENT // dtype.itemsize
@@ -89,3 +110,16 @@ class FlatParameters:
             if parameter.grad is None or parameter.grad is not parameter.grad_view or not parameter.requires_grad:
                 return False
         return True
+
+
+def common_members(named: Mapping[str, Parameter]) -> int | None:
+    """How many members all these parameters belong to; None for those of one network.
+
+    Raises:
+        ShapeError: they differ.
+    """
+    sizes = {p.members for p in named.values()}
+    if len(sizes) > 1:
+        kinds = ", ".join(f"{name} has {p.members or 'no'} members" for name, p in named.items())
+        raise ShapeError(f"the layers of a population have as many members each, got: {kinds}")
+    return next(iter(sizes), None)

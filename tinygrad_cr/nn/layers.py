@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from tinygrad_cr import ops, tape
 from tinygrad_cr.nn.init import standard_deviation
+from tinygrad_cr.nn.members import Init, Source, as_generators, each_dropout, each_init
 from tinygrad_cr.nn.module import Module
 from tinygrad_cr.nn.parameter import Parameter
-from tinygrad_cr.operands import dropout_plan
-from tinygrad_cr.options import integer
-from tinygrad_cr.random import Generator, as_generator
+from tinygrad_cr.options import integer, of_member
+from tinygrad_cr.random import as_generator, member_generators
 from tinygrad_cr.tape import watch
 from tinygrad_cr.tensor import Tensor, float_dtype
 
@@ -25,6 +26,8 @@ class Affine(Module):
         init: how the weights are drawn, see `standard_deviation`; the bias starts at 0.
         generator: where the weights come from: a Generator, a seed, or None for a fresh seed.
         dtype: "float32" or "float64".
+        members: of a population: so many layers of one shape, each with weights of its own, from the generator's stream
+            and those that follow it, or from a list of generators. init may then be a list, too.
 
     >>> Affine(3, 2, generator=0)(np.ones((5, 3), "float32")).shape
     (5, 2)
@@ -35,17 +38,24 @@ class Affine(Module):
         inputs: int,
         outputs: int,
         *,
-        init: str | float = "he",
-        generator: Generator | int | None = None,
+        init: Init = "he",
+        generator: Source = None,
         dtype: Any = "float32",
+        members: int | None = None,
     ) -> None:
         for name, width in (("inputs", inputs), ("outputs", outputs)):
             integer(name, width, least=1)
-        dtype = float_dtype(dtype)
-        std = standard_deviation(init, inputs, outputs)
-        weight = std * as_generator(generator).normal((int(inputs), int(outputs)))
-        self.weight = Parameter(weight.astype(dtype))
-        self.bias = Parameter(np.zeros(outputs, dtype), regularized=False)
+        dtype, shape = float_dtype(dtype), (int(inputs), int(outputs))
+        if members is None:
+            weight = _weights(init, generator, shape, dtype)
+            bias = np.zeros(outputs, dtype)
+        else:
+            own = member_generators(generator, integer("members", members, least=1))
+            inits = each_init(init, members)
+            weight = np.stack([_weights(of_member(inits, m), own[m], shape, dtype) for m in range(members)])
+            bias = np.zeros((members, outputs), dtype)
+        self.weight = Parameter(weight, members=members)
+        self.bias = Parameter(bias, regularized=False, members=members)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., inputs] -> [..., outputs]."""
@@ -56,6 +66,11 @@ class Affine(Module):
     def _watch_parameters(self) -> None:
         watch(self.weight, "data")
         watch(self.bias, "data")
+
+
+def _weights(init: Any, generator: Any, shape: tuple[int, int], dtype: Any) -> Any:
+    weight = standard_deviation(init, *shape) * as_generator(generator).normal(shape)
+    return weight.astype(dtype)
 
 
 class ReLU(Module):
@@ -77,6 +92,7 @@ class Dropout(Module):
         dropout: the probability of dropping a unit, in [0, 1).
         mode: "inverted" rescales in training, "vanilla" in evaluation.
         generator: where the masks come from: a Generator, a seed, or None for a fresh seed.
+        members: of a population: x is [members, ...], and dropout may be a list.
 
     >>> layer = Dropout(0.5, generator=4)
     >>> layer(Tensor([1.0, 1.0, 1.0, 1.0])).data
@@ -86,12 +102,16 @@ class Dropout(Module):
     """
 
     def __init__(
-        self, dropout: float = 0.5, *, mode: str = "inverted", generator: Generator | int | None = None
+        self,
+        dropout: float | Sequence[float] = 0.5,
+        *,
+        mode: str = "inverted",
+        generator: Source = None,
+        members: int | None = None,
     ) -> None:
-        dropout_plan(dropout, mode, training=True)
-        self.dropout = float(dropout)
+        self.dropout = each_dropout(dropout, mode, members)
         self.mode = mode
-        self.generator = as_generator(generator)
+        self.generator = as_generators(generator, members)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: any shape."""
@@ -104,7 +124,7 @@ class AffineReLUDropout(Affine):
 
     Args:
         inputs, outputs, init, dtype: as `Affine`.
-        dropout, mode: as `Dropout`.
+        dropout, mode, members: as `Dropout`.
         generator: of the weights first, of the masks afterwards.
 
     >>> AffineReLUDropout(3, 2, dropout=0.5, generator=0)(np.ones((5, 3), "float32")).shape
@@ -116,17 +136,17 @@ class AffineReLUDropout(Affine):
         inputs: int,
         outputs: int,
         *,
-        dropout: float = 0.5,
+        dropout: float | Sequence[float] = 0.5,
         mode: str = "inverted",
-        init: str | float = "he",
-        generator: Generator | int | None = None,
+        init: Init = "he",
+        generator: Source = None,
         dtype: Any = "float32",
+        members: int | None = None,
     ) -> None:
-        dropout_plan(dropout, mode, training=True)
-        self.dropout = float(dropout)
+        self.dropout = each_dropout(dropout, mode, members)
         self.mode = mode
-        self.generator = as_generator(generator)
-        super().__init__(inputs, outputs, init=init, generator=self.generator, dtype=dtype)
+        self.generator = as_generators(generator, members)
+        super().__init__(inputs, outputs, init=init, generator=self.generator, dtype=dtype, members=members)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [..., inputs] -> [..., outputs]."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from tinygrad_cr.errors import OptionError
-from tinygrad_cr.nn.init import standard_deviation
 from tinygrad_cr.nn.layers import Affine, AffineReLUDropout
+from tinygrad_cr.nn.members import Init, Source, as_generators, each_dropout, each_init, member_of
 from tinygrad_cr.nn.module import Module
-from tinygrad_cr.operands import dropout_plan
-from tinygrad_cr.options import integer
-from tinygrad_cr.random import Generator, as_generator
+from tinygrad_cr.options import PerMember, integer
 from tinygrad_cr.tensor import Tensor
 
 
@@ -35,6 +33,12 @@ class Sequential(Module):
             x = layer(x)
         return x
 
+    def __getitem__(self, m: int) -> Self:
+        """A working view of one member of a population, see `nn.member_of`."""
+        view = member_of(self, m)
+        assert isinstance(view, type(self))
+        return view
+
 
 class MLP(Sequential):
     """A multilayer perceptron: affine-ReLU-dropout for each hidden layer, then an affine map to the logits.
@@ -46,6 +50,11 @@ class MLP(Sequential):
         init: how weights are drawn, see `standard_deviation`.
         generator: of weights and masks: a Generator, a seed, or None for a fresh seed.
         dtype: "float32" or "float64".
+        members: make a population: so many networks of this shape, trained together at little more than the price of
+            one. Member m draws from the m-th stream after the generator's, and is what ``MLP`` alone makes from that;
+            or `generator` is a list of generators. dropout and init may be lists, too.
+
+    An input [n, in] is everybody's, [members, n, in] is one for each; ``model[m]`` is a working view of a member.
 
     Raises:
         OptionError: fewer than two sizes, one that is not positive, or an option outside its range.
@@ -53,41 +62,44 @@ class MLP(Sequential):
     >>> model = MLP([64, 100, 10], dropout=0.5, dropout_mode="inverted", init="he", generator=0)
     >>> sum(p.size for p in model.parameters())
     7510
+    >>> population = MLP([64, 100, 10], members=3, dropout=[0.0, 0.2, 0.5], generator=0)
+    >>> population[2].dropout, population([[0.0] * 64]).shape
+    (0.5, (3, 1, 10))
     """
 
     def __init__(
         self,
         sizes: Sequence[int],
         *,
-        dropout: float = 0.0,
+        dropout: float | Sequence[float] = 0.0,
         dropout_mode: str = "inverted",
-        init: str | float = "he",
-        generator: Generator | int | None = None,
+        init: Init = "he",
+        generator: Source = None,
         dtype: Any = "float32",
+        members: int | None = None,
     ) -> None:
         if not isinstance(sizes, list | tuple) or len(sizes) < 2:
             raise OptionError(f"sizes wants at least input and output width, e.g. [64, 100, 10]; got {sizes!r}")
         self.sizes = [integer("a layer's width", n, least=1) for n in sizes]
-        dropout_plan(dropout, dropout_mode, training=True)
-        self.dropout = float(dropout)
+        self.dropout = each_dropout(dropout, dropout_mode, members)
         self.dropout_mode = dropout_mode
-        self.init = init if isinstance(init, str) else standard_deviation(init, 1, 1)
-        self.generator = as_generator(generator)
-        hidden = [
-            AffineReLUDropout(
-                a, b, dropout=dropout, mode=dropout_mode, init=init, generator=self.generator, dtype=dtype
-            )
-            for a, b in pairwise(sizes[:-1])
-        ]
-        last = Affine(sizes[-2], sizes[-1], init=init, generator=self.generator, dtype=dtype)
+        self.init = each_init(init, members)
+        self.generator = as_generators(generator, members)
+        own: dict[str, Any] = {"init": init, "generator": self.generator, "dtype": dtype, "members": members}
+        hidden = [AffineReLUDropout(a, b, dropout=dropout, mode=dropout_mode, **own) for a, b in pairwise(sizes[:-1])]
+        last = Affine(sizes[-2], sizes[-1], **own)
         super().__init__(*hidden, last)
 
     def config(self) -> dict[str, Any]:
-        """The arguments that make a network of this shape again."""
+        """The arguments that make a network of this shape again, as JSON can hold them."""
         return {
             "sizes": self.sizes,
-            "dropout": self.dropout,
+            "dropout": _as_list(self.dropout),
             "dropout_mode": self.dropout_mode,
-            "init": self.init,
+            "init": _as_list(self.init),
             "dtype": str(self.dtype),
-        }
+        } | ({} if self.members is None else {"members": self.members})
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, PerMember) else value

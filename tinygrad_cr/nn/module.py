@@ -10,7 +10,7 @@ import numpy as np
 from tinygrad_cr import tape
 from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
 from tinygrad_cr.kernels import available
-from tinygrad_cr.nn.flat import FlatParameters
+from tinygrad_cr.nn.flat import FlatParameters, common_members
 from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.tape import watch
 from tinygrad_cr.tensor import Tensor, find_backend, float_dtype
@@ -155,6 +155,15 @@ class Module:
             module._flat = None
         self.flat()
         return self
+
+    @property
+    def members(self) -> int | None:
+        """How many members this module has, if it is a population; None for one network.
+
+        Raises:
+            ShapeError: its layers disagree.
+        """
+        return common_members(dict(self.named_parameters()))
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -13,13 +13,17 @@ class Parameter(Tensor):
     Args:
         data: float32 or float64 array.
         regularized: whether penalties on the size of weights apply to it (to weights they do, to biases not).
+        members: how many members of a population it belongs to, along its first axis; None for a network of its own.
 
     >>> Parameter([0.0, 0.0]).requires_grad
     True
     """
 
-    __slots__ = ("regularized",)
+    __slots__ = ("members", "regularized")
 
-    def __init__(self, data: Any, *, regularized: bool = True, device: str | None = None) -> None:
+    def __init__(
+        self, data: Any, *, regularized: bool = True, device: str | None = None, members: int | None = None
+    ) -> None:
         super().__init__(data, requires_grad=True, device=device)
         self.regularized = regularized
+        self.members = members
