@@ -73,6 +73,18 @@ class Batches:
             self._cut[rows] = (self._x[:rows], self._gathered[:rows], self._y[:rows])
         return self._cut[rows]
 
+    def source(self) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+        """What minibatches are gathered from, for callers who choose rows themselves: data, labels, mean, scale.
+
+        ``(data[rows] - mean) * scale`` are the standardised rows, see the kernel `gather`. Wider data than the
+        minibatches are wanted in is converted here, once.
+        """
+        if self._gathered is self._x:
+            return self.dataset.x, self._labels, self._mean, self._scale
+        dtype = self._x.dtype
+        data = ((self.dataset.x - self._mean) * self._scale).astype(dtype)
+        return data, self._labels, np.zeros(data.shape[1], dtype), np.ones(data.shape[1], dtype)
+
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinygrad_cr.data import Dataset, Standardizer
+from tinygrad_cr.errors import OptionError
 from tinygrad_cr.nn import Module
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.train.history import Event, History, Row
@@ -33,7 +34,7 @@ class Setup:
         regularized: for each of them, whether penalties apply to it: true for weights, false for biases.
         classes: how many the data has.
         epochs, steps_per_epoch: how long training is to last.
-        reg: strength of the penalty.
+        reg: strength of the penalty; `PerMember` if members of a population differ in it.
     """
 
     model: Module
@@ -45,7 +46,7 @@ class Setup:
     classes: int
     epochs: int
     steps_per_epoch: int
-    reg: float = 0.0
+    reg: Any = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,19 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
+
+
+def checked_events(callback: Callback, given: Any) -> list[Event]:
+    """What a hook returned, as a list.
+
+    Raises:
+        OptionError: something else than events.
+    """
+    events = [] if given is None else list(given)
+    for event in events:
+        if not isinstance(event, Event):
+            raise OptionError(f"{type(callback).__name__} gave {event!r}; a hook returns or yields Events, or None")
+    return events
 
 
 class EarlyStopping(Callback):

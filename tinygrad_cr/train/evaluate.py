@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,16 @@ import numpy as np
 from tinygrad_cr import ops
 from tinygrad_cr.data import Batches, Dataset, Standardizer
 from tinygrad_cr.errors import DataError, ShapeError
-from tinygrad_cr.nn import Module
-from tinygrad_cr.tape import no_grad
+from tinygrad_cr.nn import Module, member_of
+from tinygrad_cr.tape import each_member, no_grad
 from tinygrad_cr.tensor import Tensor
 
 ROWS = 1024
 """Rows evaluated at a time: enough for the matrix products to run at full rate, little memory."""
 
 
-def evaluate(model: Module, data: Dataset, standardizer: Standardizer | None = None) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of a classifier on labelled data.
+def evaluate(model: Module, data: Dataset, standardizer: Standardizer | None = None) -> tuple[Any, Any]:
+    """Mean cross-entropy and accuracy of a classifier on labelled data: floats, or arrays [members] of a population.
 
     Raises:
         DataError: data without labels, or labels that the network has no output for.
@@ -34,17 +34,25 @@ def evaluate(model: Module, data: Dataset, standardizer: Standardizer | None = N
     """
     if data.y is None:
         raise DataError("evaluate wants labelled data; use predict_proba for data without labels")
-    loss, right = 0.0, 0
-    with evaluation(model):
+    members = model.members
+    networks = [model] if members is None else [member_of(model, m) for m in range(members)]
+    loss, right = np.zeros(len(networks)), np.zeros(len(networks))
+    with ExitStack() as modes:
+        for network in networks:
+            modes.enter_context(evaluation(network))
         for x, y in Batches(data, ROWS, standardizer=standardizer, shuffle=False, dtype=str(model.dtype)):
-            logits = model(Tensor(x))
-            loss += ops.cross_entropy(logits, y).item() * len(y)
-            right += int((logits.numpy().argmax(axis=1) == y).sum())
-    return loss / len(data), right / len(data)
+            for m in (0,) if members is None else each_member(members):
+                logits = networks[m](Tensor(x))
+                loss[m] += ops.cross_entropy(logits, y).item() * len(y)
+                right[m] += int((logits.numpy().argmax(axis=1) == y).sum())
+    loss, accuracy = loss / len(data), right / len(data)
+    return (float(loss[0]), float(accuracy[0])) if members is None else (loss, accuracy)
 
 
 def predict_proba(model: Module, x: Any, standardizer: Standardizer | None = None) -> np.ndarray[Any, Any]:
     """Class probabilities, float [n, classes]; x: [n, features], or images that flatten to that.
+
+    Of a population [members, n, classes].
 
     >>> from tinygrad_cr.nn import MLP
     >>> predict_proba(MLP([3, 2], init=0.0), np.zeros((1, 3), "float32"))
@@ -60,7 +68,7 @@ def predict_proba(model: Module, x: Any, standardizer: Standardizer | None = Non
             else:
                 batch = standardizer.transform(chunk, dtype=str(model.dtype))
             parts.append(ops.softmax(model(Tensor(batch))).numpy())
-    return np.concatenate(parts)
+    return np.concatenate(parts, axis=-2)
 
 
 def check_fit(model: Module, data: Dataset) -> None:
@@ -71,11 +79,11 @@ def check_fit(model: Module, data: Dataset) -> None:
     """
     with evaluation(model):
         logits = model(Tensor(np.zeros((1, data.features), model.dtype)))
-    if logits.ndim != 2:
+    if logits.ndim != (2 if model.members is None else 3):
         raise ShapeError(f"a classifier gives logits [n, classes], this model gives {logits.shape} for one row")
-    if logits.shape[1] < data.classes:
+    if logits.shape[-1] < data.classes:
         raise DataError(
-            f"the model has {logits.shape[1]} outputs, the data {data.classes} classes; "
+            f"the model has {logits.shape[-1]} outputs, the data {data.classes} classes; "
             f"make the last size {data.classes}"
         )
 

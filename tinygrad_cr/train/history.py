@@ -24,6 +24,7 @@ class Event:
         value: the number that it was seen by; None if there is none.
         message: a sentence that states the number, the epoch and what to do.
         stop: whether training ends here.
+        member: of a population, the member that it happened to, and whose training ends; None for all.
     """
 
     level: str
@@ -33,14 +34,18 @@ class Event:
     value: float | None
     message: str
     stop: bool = False
+    member: int | None = None
 
     def row(self) -> Row:
-        """As a flat dict, the way rows of a history are.
+        """As a flat dict, the way rows of a history are; "member" is a key of populations alone.
 
         >>> Event("note", "learned", 3, 12, 1.0, "knows its data by heart").row()["kind"]
         'learned'
         """
-        return asdict(self)
+        row = asdict(self)
+        if self.member is None:
+            del row["member"]
+        return row
 
 
 class History(Sequence[Row]):
@@ -51,7 +56,7 @@ class History(Sequence[Row]):
     began, and "update_ratio.NAME" for each parameter: norm of its last update over its own norm.
 
     Where validation was asked for every so many steps, a row is added at each; its epoch is the one in progress, its
-    loss the mean cost since the row before it.
+    loss the mean cost since the row before it. A population has a row for each member and epoch, with the key member.
 
     `events` holds what the callbacks saw, in order; `stopped` is the message of the event that ended the run early.
 
@@ -66,8 +71,8 @@ class History(Sequence[Row]):
 
     @property
     def stopped(self) -> str | None:
-        """Why training ended before its last epoch; None if it did not."""
-        return next((event.message for event in self.events if event.stop), None)
+        """Why training ended before its last epoch; None if it did not, or only for some members of a population."""
+        return next((event.message for event in self.events if event.stop and event.member is None), None)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...

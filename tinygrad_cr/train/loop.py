@@ -8,12 +8,18 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from tinygrad_cr import ops, optim, schedules
-from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, OptionError, RunError
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train import checkpoint, preparation
-from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS, Callback, EarlyStopping, Setup, Steps
+from tinygrad_cr.train.callbacks import (
+    STEPS_BETWEEN_OBSERVATIONS,
+    Callback,
+    EarlyStopping,
+    Setup,
+    Steps,
+    checked_events,
+)
 from tinygrad_cr.train.checkpoint import Checkpoint, Progress, digest
 from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.histograms import Histograms
@@ -51,7 +57,7 @@ class Loop:
         self.batches = preparation.prepare(trainer, train, validation)
         self.sample = train.spread(trainer.train_sample)
         self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
-        self.compiled = self._capture()
+        self.compiled = preparation.captured(trainer, self._eager_step)
         self.histograms = Histograms() if folder else None
         self.callbacks = self._callbacks()
         self.data: dict[str, str] = {}
@@ -143,7 +149,7 @@ class Loop:
             "loss": progress.cost / progress.rows,
             "lr": self.optimizer.lr,
         }
-        row |= self._update_ratios(norms)
+        row |= preparation.update_ratios(self.optimizer.flat.names, norms)
         progress.cost, progress.rows = 0.0, 0
         due = progress.epoch % self.trainer.validate_epochs == 0 or progress.epoch == self.trainer.epochs
         loss = self._evaluate(row, due or not ended)
@@ -174,6 +180,7 @@ class Loop:
 
     def _evaluate(self, row: Row, validate: bool) -> float:
         """Add to the row how good the network is now; the loss where it matters most."""
+        loss: float
         loss, row["accuracy"] = evaluate(self.model, self.sample, self.trainer.standardizer)
         row["val_loss"] = row["val_accuracy"] = None
         if validate and self.validation is not None:
@@ -182,14 +189,6 @@ class Loop:
         return loss
 
     # The step
-
-    def _capture(self) -> capturing | None:
-        """The compiled step, if it is wanted."""
-        wanted = self.trainer.compile
-        own = [type(m).__name__ for m in self.model.modules() if not type(m).__module__.startswith("tinygrad_cr.nn")]
-        if wanted is None and own:
-            self.reporter.note(f"training runs eagerly: {own[0]} is a layer of your own; compile=True captures it too")
-        return capturing(self._eager_step, in_place=True) if wanted or (wanted is None and not own) else None
 
     def _step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
         """One update, compiled if that is wanted and possible; the loss before it and, if measured, the norms."""
@@ -213,13 +212,6 @@ class Loop:
     def _squared_weights(self, norms: Any) -> float:
         regularized = [p.regularized for p in self.optimizer.flat.parameters]
         return float(norms[regularized, 0].sum())
-
-    def _update_ratios(self, norms: Any) -> Row:
-        """Norm of the update over norm of the parameter, wanted near 1e-3 (CS231n); None for a parameter of zeros."""
-        return {
-            f"update_ratio.{name}": math.sqrt(update / value) if value else None
-            for name, (value, update) in zip(self.optimizer.flat.names, norms.tolist(), strict=True)
-        }
 
     # Those who watch
 
@@ -255,7 +247,7 @@ class Loop:
 
     def _hear(self, ask: Callable[[Callback], Iterable[Event] | None]) -> None:
         """Ask every callback, and tell what they saw; of a run that is lost just that, and who else wants it to end."""
-        events = [event for callback in self.callbacks for event in _events(callback, ask(callback))]
+        events = [event for callback in self.callbacks for event in checked_events(callback, ask(callback))]
         lost = next((i for i, event in enumerate(events) if event.stop and event.level == "fail"), len(events))
         self._tell(event for i, event in enumerate(events) if i <= lost or event.stop)
 
@@ -338,11 +330,3 @@ class Loop:
             callback.load_state_dict(known[name])
         self.trainer.generator.restore(progress.shuffle)
         return progress
-
-
-def _events(callback: Callback, given: Any) -> list[Event]:
-    events = [] if given is None else list(given)
-    for event in events:
-        if not isinstance(event, Event):
-            raise OptionError(f"{type(callback).__name__} gave {event!r}; a hook returns or yields Events, or None")
-    return events

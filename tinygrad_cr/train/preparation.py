@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import platform
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Batches, Dataset, Standardizer
 from tinygrad_cr.errors import DataError, GraphError, OptionError
 from tinygrad_cr.nn import MLP
+from tinygrad_cr.random import Generator, Generators
 from tinygrad_cr.tape import mode
 from tinygrad_cr.train.evaluate import check_fit
 
@@ -41,7 +45,9 @@ def prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Bat
     dtype = str(model.dtype)
     if validation is not None:
         Batches(validation, trainer.batch_size, standardizer=standardizer, shuffle=False, dtype=dtype)
-    batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=trainer.generator, dtype=dtype)
+    # A population shuffles for itself.
+    generator = trainer.generator if isinstance(trainer.generator, Generator) else None
+    batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=generator, dtype=dtype)
     trainer.standardizer = standardizer
     return batches
 
@@ -57,7 +63,7 @@ def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, 
             "momentum": getattr(optimizer, "momentum", None),
             "schedule": None if trainer.schedule is None else "custom",
             "standardize": trainer.standardizer.mode,
-            "seed": trainer.generator.seed,
+            "seed": (trainer.generator[0] if isinstance(trainer.generator, Generators) else trainer.generator).seed,
             "class_names": list(train.class_names),
             "image_shape": None if train.image_shape is None else list(train.image_shape),
             "data_digest": data.get("train"),
@@ -79,6 +85,29 @@ def options(trainer: Trainer) -> dict[str, Any]:
     20
     """
     return {name: getattr(trainer, name) for name in OPTIONS}
+
+
+def captured(trainer: Trainer, step: Callable[..., Any]) -> capturing | None:
+    """The compiled step, if it is wanted."""
+    wanted = trainer.compile
+    own = [type(m).__name__ for m in trainer.model.modules() if not type(m).__module__.startswith("tinygrad_cr.nn")]
+    if wanted is None and own:
+        trainer.reporter.note(f"training runs eagerly: {own[0]} is a layer of your own; compile=True captures it too")
+    return capturing(step, in_place=True) if wanted or (wanted is None and not own) else None
+
+
+def update_ratios(names: Sequence[str], norms: Any) -> dict[str, float | None]:
+    """Norm of the update over norm of the parameter, wanted near 1e-3 (CS231n); None for a parameter of zeros.
+
+    norms: [k, 2], as `Optimizer.step` measures them.
+
+    >>> update_ratios(["weight"], np.array([[4.0, 1.0]]))
+    {'update_ratio.weight': 0.5}
+    """
+    return {
+        f"update_ratio.{name}": math.sqrt(update / value) if value else None
+        for name, (value, update) in zip(names, norms.tolist(), strict=True)
+    }
 
 
 def _version(package: str) -> str | None:

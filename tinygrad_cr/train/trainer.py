@@ -8,19 +8,22 @@ from typing import Any
 
 from tinygrad_cr import schedules
 from tinygrad_cr.data import Dataset, Standardizer, load
-from tinygrad_cr.errors import OptionError, RunError
+from tinygrad_cr.errors import OptionError, RunError, unknown_name
 from tinygrad_cr.nn import MLP, Module
-from tinygrad_cr.optim import OPTIMIZERS, Optimizer, make_optimizer
-from tinygrad_cr.options import integer, number
-from tinygrad_cr.random import Generator, as_generator
+from tinygrad_cr.nn.members import Source, as_generators
+from tinygrad_cr.optim import OPTIMIZERS, Number, Optimizer, make_optimizer
+from tinygrad_cr.options import integer, number, numbers, of_member
+from tinygrad_cr.random import Generator
 from tinygrad_cr.train.callbacks import Callback
 from tinygrad_cr.train.checkpoint import Checkpoint, load_standardizer
 from tinygrad_cr.train.history import History
 from tinygrad_cr.train.loop import Loop
+from tinygrad_cr.train.population import PopulationLoop
 from tinygrad_cr.train.progress import Reporter, Silent, default_reporter
 from tinygrad_cr.train.run import RunFolder, last_checkpoint, read_run
 
 DEFAULT_LR = 0.01
+SHUFFLES = ("members", "shared")
 Pair = tuple[Any, Any]
 
 
@@ -41,7 +44,9 @@ class Trainer:
         epochs: how often each training row is seen.
         batch_size: rows in a minibatch; the last of an epoch may be smaller.
         standardize: "per-feature", "mean-image" or "none", learned from the training part; or a fitted Standardizer.
-        generator: of the shuffles: a Generator, a seed, or None for a fresh seed.
+        generator: of the shuffles: a Generator, a seed, or None for a fresh seed; of a population see `shuffle`.
+        shuffle: of a population: "members" gives each minibatches of its own, from the generator's stream and those
+            that follow it (or a list of generators); "shared" gives all the same ones, from one generator.
         train_sample: the training accuracy is measured on at most so many rows.
         validate_epochs: validate after every so many epochs, and after the last.
         validate_steps: validate within epochs too, after every so many steps of each; None for not.
@@ -58,8 +63,14 @@ class Trainer:
             is safe. A model that is not captured is trained eagerly, and the reporter says so once.
         reporter: where progress goes; True for a bar or lines on standard output, False for silence.
 
+    A population (`nn.MLP(..., members=M)`, `nn.stack`) trains like a model: lr, momentum, lr_decay and reg may be lists
+    of one number a member, each member ends with the bits of its solo run, and the history has a row for each member
+    and epoch. A member that diverges or explodes is retired, which the others do not notice; so is one that patience
+    stops, or an event of a callback that names it. Callbacks hear `epoch` for each member's row. There are no other
+    monitors, no validation within epochs and no checkpoints.
+
     Raises:
-        OptionError: an option outside its range, or an unknown name.
+        OptionError: an option outside its range, an unknown name, or another number of values than members.
     """
 
     def __init__(
@@ -67,16 +78,17 @@ class Trainer:
         model: Module,
         *,
         optimizer: str | Optimizer = "sgd",
-        lr: float | None = None,
-        momentum: float = 0.9,
-        lr_decay: float = 1.0,
+        lr: Number | None = None,
+        momentum: Number = 0.9,
+        lr_decay: Number = 1.0,
         schedule: schedules.Schedule | None = None,
-        reg: float = 0.0,
+        reg: Number = 0.0,
         clip_norm: float | None = None,
         epochs: int = 20,
         batch_size: int = 32,
         standardize: str | Standardizer = "per-feature",
-        generator: Generator | int | None = None,
+        generator: Source = None,
+        shuffle: str = "members",
         train_sample: int = 1000,
         validate_epochs: int = 1,
         validate_steps: int | None = None,
@@ -94,14 +106,19 @@ class Trainer:
         self.model = model
         if lr is None:
             lr = optimizer.lr if isinstance(optimizer, Optimizer) else DEFAULT_LR
-        schedules.exponential(lr, lr_decay, 1)
+        members = model.members
+        lr, lr_decay = numbers("lr", lr, members), numbers("lr_decay", lr_decay, members)
+        for m in range(members or 1):
+            schedules.exponential(of_member(lr, m), of_member(lr_decay, m), 1)
         if isinstance(optimizer, str):
             optimizer = make_optimizer(optimizer, model, lr, momentum)
         if not isinstance(optimizer, Optimizer):
             raise OptionError(f"optimizer must be a name or an Optimizer, got {optimizer!r}")
         self.optimizer = optimizer
-        self.lr, self.lr_decay, self.schedule = number("lr", lr), number("lr_decay", lr_decay), schedule
-        self.reg = number("reg", reg)
+        self.lr: Any = lr
+        self.lr_decay: Any = lr_decay
+        self.schedule = schedule
+        self.reg: Any = numbers("reg", reg, members)
         self.clip_norm = None if clip_norm is None else number("clip_norm", clip_norm)
         if self.clip_norm == 0:
             raise OptionError("clip_norm is the length that gradients are cut to and must be above 0; None cuts none")
@@ -119,7 +136,10 @@ class Trainer:
                 raise OptionError(f"callbacks must be Callback objects, got {callback!r}")
         self.standardizer = standardize if isinstance(standardize, Standardizer) else Standardizer(standardize)
         self.learns_standardizer = not hasattr(self.standardizer, "mean_")
-        self.generator = as_generator(generator)
+        if shuffle not in SHUFFLES:
+            raise unknown_name("shuffle", shuffle, SHUFFLES)
+        self.shuffle = shuffle
+        self.generator: Any = as_generators(generator, members if shuffle == "members" else None)
         self.out = out
         self._resumed: Checkpoint | None = None
         self.interrupted = False
@@ -221,6 +241,8 @@ class Trainer:
         state, self._resumed, self.interrupted = self._resumed, None, False
         folder = RunFolder(self.out, resume=state is not None) if self.out is not None else None
         try:
+            if self.model.members is not None:
+                return PopulationLoop(self, train, validation, folder).run()
             return Loop(self, train, validation, folder, state).run()
         finally:
             if folder:

@@ -47,4 +47,4 @@ def penalty_share(setup: Setup) -> float:
     squares = sum(
         float(np.square(p.numpy(), dtype=np.float64).sum()) for p in setup.model.parameters() if p.regularized
     )
-    return 0.5 * setup.reg * squares / math.log(max(2, setup.classes))
+    return 0.5 * float(setup.reg) * squares / math.log(max(2, setup.classes))

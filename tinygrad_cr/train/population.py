@@ -1,0 +1,370 @@
+"""`PopulationLoop`: one call of `Trainer.fit` for a population. The members train side by side, each as it would alone.
+
+Steps are made in blocks, by one call of compiled code where that is possible. A member that is lost, or that nobody
+wants to see trained any further, is retired: from then on it costs no time, and the others go on to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinygrad_cr import ops, optim
+from tinygrad_cr.compile import compile as capturing
+from tinygrad_cr.data import Dataset
+from tinygrad_cr.errors import CaptureError, OptionError
+from tinygrad_cr.kernels import backend
+from tinygrad_cr.options import PerMember, of_member
+from tinygrad_cr.tape import computing, each_member
+from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.train import preparation
+from tinygrad_cr.train.callbacks import (
+    STEPS_BETWEEN_OBSERVATIONS,
+    Callback,
+    EarlyStopping,
+    Setup,
+    Steps,
+    checked_events,
+)
+from tinygrad_cr.train.checkpoint import digest
+from tinygrad_cr.train.evaluate import evaluate
+from tinygrad_cr.train.history import Event, History, Row
+from tinygrad_cr.train.monitors import Divergence, divergence_message
+from tinygrad_cr.train.progress import event_line
+from tinygrad_cr.train.run import RunFolder
+
+if TYPE_CHECKING:
+    from tinygrad_cr.train.trainer import Trainer
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Member:
+    """What is kept of one member while it trains.
+
+    Attributes:
+        number: its place in the population.
+        watch: whether it explodes; None if nobody asked.
+        stopping: whether it stands still; None for never.
+        best, best_accuracy: its best parameters so far, flat, and how good they are.
+        cost: sum of cost times rows since its last row in the history.
+    """
+
+    number: int
+    watch: Divergence | None
+    stopping: EarlyStopping | None
+    best: Array
+    best_accuracy: float | None = None
+    cost: float = 0.0
+    training: bool = True
+
+
+class PopulationLoop:
+    """A fit that is under way; see `Loop`, whose checks it makes."""
+
+    def __init__(self, trainer: Trainer, train: Dataset, validation: Dataset | None, folder: RunFolder | None) -> None:
+        self.trainer, self.validation, self.folder = trainer, validation, folder
+        self.model, self.optimizer, self.reporter = trainer.model, trainer.optimizer, trainer.reporter
+        if trainer.validate_steps is not None:
+            raise OptionError("a population is validated after epochs: leave validate_steps out")
+        self.batches = preparation.prepare(trainer, train, validation)
+        self.steps = len(self.batches)
+        self.sample = train.spread(trainer.train_sample)
+        self.flat = self.optimizer.flat
+        assert self.flat.members is not None
+        count, dtype = self.flat.members, self.flat.values.dtype
+        self.schedule = trainer.schedule or self._decayed
+        self.rates: tuple[int, Any] = (-1, None)
+        self.regularized = [p.regularized for p in self.flat.parameters]
+        self.reg = np.array([of_member(trainer.reg, m) for m in range(count)])
+        self.rows, self.labels, self.mean, self.scale = self.batches.source()
+        size = self.batches.batch_size
+        self.shared = trainer.shuffle == "shared"
+        self.x = np.empty((size, train.features) if self.shared else (count, size, train.features), dtype)
+        self.y = np.empty(size if self.shared else (count, size), np.int64)
+        self.ones = np.ones(count, dtype)
+        self.compiled: capturing | None = preparation.captured(trainer, self._eager_step)
+        self.history, self.step, self.epoch = History(), 0, 1
+        self.stopped = False
+        patience = trainer.patience
+        key = "loss" if validation is None else "val_accuracy"
+        self.members = [
+            Member(
+                m,
+                Divergence() if trainer.monitors else None,
+                None if patience is None else EarlyStopping(patience, key),
+                self.flat.values[m].copy(),
+            )
+            for m in range(count)
+        ]
+        self._start_callbacks()
+        self.begin = time.perf_counter()
+
+    def run(self) -> History:
+        """Train to the end, or until no member is left; each then holds its best parameters."""
+        if self.folder:
+            parts = {"train": self.batches.dataset}
+            data = {name: digest(part) for name, part in parts.items()}
+            self.folder.write_config(preparation.config(self.trainer, self.batches.dataset, data))
+        self.reporter.start(self.trainer.epochs, self.steps)
+        completed = False
+        try:
+            while self.epoch <= self.trainer.epochs and not self.stopped:
+                self._epoch()
+            completed = not self.stopped or self.history.stopped is None
+        finally:
+            for member in self.members:
+                self.flat.values[member.number] = member.best
+            accuracies = [m.best_accuracy for m in self.members if m.best_accuracy is not None]
+            self.reporter.stop(max(accuracies, default=math.nan) if completed else None)
+        self._hear(lambda callback: callback.stop(self.history))
+        if self.folder:
+            self.folder.write_history(self.history)
+        return self.history
+
+    @property
+    def training(self) -> list[Member]:
+        """The members that are not retired."""
+        return [member for member in self.members if member.training]
+
+    def _active(self) -> Any:
+        """A mask of them; None while that is everybody."""
+        mask = np.array([member.training for member in self.members])
+        return None if mask.all() else mask
+
+    def _epoch(self) -> None:
+        self.model.train()
+        norms: Any = None
+        for block in self._blocks():
+            with computing(self._active()):
+                costs, norms = self._block(block)
+            self.step += len(block)
+            self.reporter.steps(self.step)
+            self._look_at(costs, block.shape[-1], norms)
+            if self.trainer.interrupted:
+                message = f"interrupted after step {self.step}, in epoch {self.epoch}"
+                self._tell([Event("note", "interrupted", self.epoch, self.step, None, message, stop=True)])
+            if self.stopped:
+                return
+        self._end_epoch(norms)
+
+    def _blocks(self) -> Iterator[Array]:
+        """The rows of this epoch's minibatches, in blocks of steps: int64 [steps, members, batch], or [steps, batch].
+
+        A block ends where costs are looked at. Norms are measured in the last step, which has a block of its own.
+        """
+        n, size = len(self.batches.dataset), self.batches.batch_size
+        if self.shared:
+            orders = self.trainer.generator.permutation(n)
+        else:
+            orders = np.stack([generator.permutation(n) for generator in self.trainer.generator])
+        last = (self.steps - 1) * size
+        for start in range(0, last, STEPS_BETWEEN_OBSERVATIONS * size):
+            stop = min(last, start + STEPS_BETWEEN_OBSERVATIONS * size)
+            block = orders[..., start:stop].reshape(*orders.shape[:-1], -1, size)
+            yield np.ascontiguousarray(np.moveaxis(block, -2, 0))
+        yield orders[None, ..., last:]
+
+    def _block(self, block: Array) -> tuple[Array, Array | None]:
+        """Some steps: the cost of each member in each, float64 [steps, members], and norms of the last or None."""
+        measure = bool(self.reg.any()) or self.step + len(block) == self.epoch * self.steps
+        losses, norms = self._steps(block, measure)
+        costs = losses.astype(np.float64)
+        if self.reg.any():
+            # In the order of a network that trains alone.
+            costs += 0.5 * self.reg * norms[:, :, self.regularized, 0].sum(axis=-1)
+        return costs, norms[-1] if measure else None
+
+    def _steps(self, block: Array, measure: bool) -> tuple[Array, Array]:
+        def before(k: int) -> None:
+            self.optimizer.lr = self.schedule(self.step + k)
+
+        if self.compiled is not None:
+            try:
+                losses, norms = self.compiled.scan(block, measure, before=before)
+                return losses.data, norms
+            except CaptureError as error:
+                self.compiled = None
+                self.reporter.note(f"training runs eagerly: {error}")
+        results = []
+        for k, rows in enumerate(block):
+            before(k)
+            loss, norms = self._eager_step(rows, measure)
+            results.append((loss.data, norms))
+        return np.stack([loss for loss, _ in results]), np.stack([norms for _, norms in results])
+
+    def _eager_step(self, rows: Array, measure: bool) -> tuple[Tensor, Any]:
+        """One update of every member; rows: int64 [members, batch], or [batch] for all."""
+        size = rows.shape[-1]
+        x, y = self.x[..., :size, :], self.y[..., :size]
+        kernels = backend("cpu")
+        for m in [None] if self.shared else each_member(len(self.members)):
+            own = ... if m is None else m
+            kernels.gather(self.rows, rows[own], self.mean, self.scale, x[own])
+            kernels.xp.take(self.labels, rows[own], out=y[own], mode="clip")
+        self.optimizer.zero_grad()
+        loss = ops.cross_entropy(self.model(Tensor(x)), y)
+        loss.backward(self.ones)
+        if self.trainer.clip_norm is not None:
+            optim.clip_norm(self.optimizer, self.trainer.clip_norm)
+        norms = self.optimizer.step(reg=self.trainer.reg, norms=measure)
+        return loss, np.zeros(0) if norms is None else norms
+
+    def _decayed(self, step: int) -> Any:
+        """The learning rates of an epoch; the same object within it."""
+        epoch = step // self.steps
+        if self.rates[0] != epoch:
+            lr, decay = self.trainer.lr, self.trainer.lr_decay
+            rates = [of_member(lr, m) * of_member(decay, m) ** epoch for m in range(len(self.members))]
+            self.rates = epoch, PerMember(rates)
+        return self.rates[1]
+
+    # What is seen
+
+    def _look_at(self, costs: Array, rows: int, norms: Array | None) -> None:
+        """Add up the costs of a block, and retire those that are lost."""
+        for member in self.training:
+            own = costs[:, member.number].tolist()
+            member.cost += sum(own) * rows
+            lr = float(of_member(self.optimizer.lr, member.number))
+            lost = next((i for i, cost in enumerate(own) if not math.isfinite(cost)), None)
+            if member.watch is not None:
+                measured = None if norms is None or lost is not None else norms[member.number]
+                self._tell(member.watch.steps(Steps(self.epoch, self.step, own, lr, measured)), member)
+            elif lost is not None:
+                step = self.step - len(own) + 1 + lost
+                self._lost(member, f"the cost became {own[lost]} in epoch {self.epoch}, step {step}", step)
+        self._check_left()
+
+    def _end_epoch(self, norms: Array) -> None:
+        """A row for each member, and whoever wants to see it."""
+        due = self.epoch % self.trainer.validate_epochs == 0 or self.epoch == self.trainer.epochs
+        rows: list[Row] = []
+        with computing(self._active()):
+            loss, accuracy = evaluate(self.model, self.sample, self.trainer.standardizer)
+            val_loss = val_accuracy = None
+            if due and self.validation is not None:
+                val_loss, val_accuracy = evaluate(self.model, self.validation, self.trainer.standardizer)
+        for member in self.training:
+            m = member.number
+            row: Row = {
+                "member": m,
+                "epoch": self.epoch,
+                "step": self.step,
+                "loss": member.cost / len(self.batches.dataset),
+                "lr": float(of_member(self.optimizer.lr, m)),
+            }
+            row |= preparation.update_ratios(self.flat.names, norms[m])
+            row["accuracy"] = float(accuracy[m])
+            row["val_loss"] = None if val_loss is None else float(val_loss[m])
+            row["val_accuracy"] = None if val_accuracy is None else float(val_accuracy[m])
+            row["seconds"] = time.perf_counter() - self.begin
+            member.cost = 0.0
+            rows.append(row)
+            self.history.append(row)
+            # Where it matters most.
+            judged = float(loss[m]) if row["val_loss"] is None else row["val_loss"]
+            if math.isfinite(judged):
+                self._keep_if_best(member, row)
+            elif member.watch is None:
+                self._lost(member, f"the loss was {judged} after epoch {self.epoch}", self.step)
+            for watching in (member.watch, member.stopping):
+                if watching is not None and member.training:
+                    self._tell(watching.epoch(row), member)
+        for row in rows:
+            self._hear(lambda callback, row=row: callback.epoch(row))  # type: ignore[misc]
+        self._report(rows)
+        self.epoch += 1
+        if self.epoch <= self.trainer.epochs:
+            self._check_left()
+        if self.folder:
+            self.folder.write_history(self.history)
+            state = {name: np.array(p.data) for name, p in zip(self.flat.names, self.flat.parameters, strict=True)}
+            self._write_best(state)
+
+    def _write_best(self, state: dict[str, Array]) -> None:
+        """The best parameters of each member so far, as the run would end now."""
+        assert self.folder is not None
+        for name, (start, stop) in zip(self.flat.names, self.flat.spans.tolist(), strict=True):
+            for member in self.members:
+                state[name][member.number] = member.best[start:stop].reshape(state[name].shape[1:])
+        self.folder.write_model(state, self.trainer.standardizer)
+
+    def _keep_if_best(self, member: Member, row: Row) -> None:
+        accuracy = row["val_accuracy"]
+        if self.validation is not None and accuracy is None:
+            return
+        if accuracy is None or member.best_accuracy is None or accuracy > member.best_accuracy:
+            member.best, member.best_accuracy = self.flat.values[member.number].copy(), accuracy
+
+    def _report(self, rows: list[Row]) -> None:
+        """The best member's line; how many there are still."""
+        if rows:
+            key = "accuracy" if rows[0]["val_accuracy"] is None else "val_accuracy"
+            best = max(rows, key=lambda row: row[key])
+            self.reporter.epoch(best, self.trainer.epochs)
+            if len(rows) > 1:
+                worst = min(row[key] for row in rows)
+                left = f"{len(self.training)} of {len(self.members)} members train"
+                self.reporter.note(f"{left}; the best is member {best['member']}, the least accurate reaches {worst:f}")
+
+    # What is told
+
+    def _start_callbacks(self) -> None:
+        setup = Setup(
+            model=self.model,
+            standardizer=self.trainer.standardizer,
+            sample=self.sample,
+            validation=self.validation,
+            names=tuple(self.flat.names),
+            regularized=tuple(self.regularized),
+            classes=self.batches.dataset.classes,
+            epochs=self.trainer.epochs,
+            steps_per_epoch=self.steps,
+            reg=self.trainer.reg,
+        )
+        for member in self.members:
+            for watching in (member.watch, member.stopping):
+                if watching is not None:
+                    watching.start(setup)
+        for callback in self.trainer.callbacks:
+            callback.start(setup)
+
+    def _hear(self, ask: Callable[[Callback], Iterable[Event] | None]) -> None:
+        for callback in self.trainer.callbacks:
+            self._tell(checked_events(callback, ask(callback)))
+
+    def _tell(self, events: Iterable[Event] | None, member: Member | None = None) -> None:
+        """Note what was seen, and retire the member that is to stop, or end the run."""
+        for event in events or ():
+            if member is not None:
+                event = replace(event, member=member.number, message=f"member {member.number}: {event.message}")
+            elif event.member is not None and not 0 <= event.member < len(self.members):
+                raise OptionError(f"an event names member {event.member}, there are {len(self.members)}: {event!r}")
+            self.history.events.append(event)
+            self.reporter.note(event_line(event))
+            if event.stop and event.member is None:
+                self.stopped = True
+            elif event.stop:
+                self.members[event.member].training = False  # type: ignore[index]
+
+    def _lost(self, member: Member, what: str, step: int) -> None:
+        message = divergence_message(what, float(of_member(self.optimizer.lr, member.number)), step)
+        self._tell([Event("fail", "divergence", self.epoch, step, None, message, stop=True)], member)
+
+    def _check_left(self) -> None:
+        """End a run in which no member trains any more."""
+        if self.training or self.stopped:
+            return
+        lost = [event.member for event in self.history.events if event.stop and event.level == "fail"]
+        why = f"no member trains any more: {len(lost)} of {len(self.members)} were lost"
+        level = "fail" if len(lost) == len(self.members) else "note"
+        self._tell(
+            [Event(level, "divergence" if lost else "early_stopping", self.epoch, self.step, None, why, stop=True)]
+        )
