@@ -2,7 +2,8 @@
 
 Any function of the step will do (`Schedule`). Those that stand here (`Formula`) also know their arguments, so that a
 run folder can remember them, and the minima of their cycles, where a snapshot is best taken. They are classes that are
-called like functions, as `functools.partial` is. Learning rates may be vectors [M], one for each member of a population.
+called like functions, as `functools.partial` is. A learning rate may be a vector [M], with one for each member of a
+population.
 """
 
 from tinygrad_cr.schedules.annealing import cosine, cosine_restarts
