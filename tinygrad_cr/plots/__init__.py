@@ -10,6 +10,7 @@ from tinygrad_cr.plots.mistakes import worst_mistakes
 from tinygrad_cr.plots.rates import learning_rate_range
 from tinygrad_cr.plots.ratios import update_ratios
 from tinygrad_cr.plots.ridges import histograms
+from tinygrad_cr.plots.schedules import schedules
 from tinygrad_cr.plots.weights import first_layer_weights
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "first_layer_weights",
     "histograms",
     "learning_rate_range",
+    "schedules",
     "update_ratios",
     "worst_mistakes",
 ]
