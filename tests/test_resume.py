@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinygrad_cr import schedules
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.errors import DataError, OptionError, RunError
 from tinygrad_cr.nn import MLP, Affine, Dropout, ReLU, Sequential
 from tinygrad_cr.optim import SGD, Adam
-from tinygrad_cr.train import Callback, Trainer, load_run
+from tinygrad_cr.report.settings import settings
+from tinygrad_cr.train import Callback, Trainer, load_run, read_run
 from tinygrad_cr.train.checkpoint import read
 from tinygrad_cr.train.run import checkpoints
 
@@ -183,6 +185,18 @@ def test_a_model_and_an_optimizer_of_ones_own_are_given_again(tmp_path):
     with pytest.raises(OptionError, match="no MLP: make it again and pass model="):
         Trainer.resume(tmp_path / "cut")
     Trainer.resume(tmp_path / "cut", reporter=False, **parts()).fit(TRAIN, VALIDATION)
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+
+
+def test_a_schedule_of_this_package_comes_back_from_the_folder(tmp_path):
+    schedule = schedules.warm_up(schedules.cosine(0.1, 40), 5)
+    trainer(tmp_path / "whole", schedule=schedule).fit(TRAIN, VALIDATION)
+    interrupted(tmp_path / "cut", 13, schedule=schedule)
+    resumed = Trainer.resume(tmp_path / "cut", reporter=False)
+    assert resumed.schedule == schedule
+    shown = settings(read_run(tmp_path / "cut").config)["Training"]["schedule"]
+    assert shown == "warm_up(schedule=cosine(lr=0.1, steps=40), steps=5)"
+    resumed.fit(TRAIN, VALIDATION)
     assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
 
 

@@ -46,7 +46,11 @@ def numbers(
 
 
 class PerMember(tuple[Any, ...]):
-    """A value of its own for each member of a population."""
+    """A value of its own for each member of a population.
+
+    >>> of_member(PerMember([0.1, 0.2]), 1), of_member(0.3, 1)
+    (0.2, 0.3)
+    """
 
     def __repr__(self) -> str:
         return f"PerMember{tuple.__repr__(self)}"

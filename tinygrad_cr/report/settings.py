@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from tinygrad_cr.schedules import from_config
+
 GROUPS: dict[str, dict[str, str]] = {
     "Network": {
         "model.sizes": "sizes",
@@ -61,7 +63,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     >>> settings({"model": {"sizes": [64, 10]}, "mine": None})
     {'Network': {'sizes': '64 → 10', 'parameters': '650'}, 'Other': {'mine': 'none'}}
     """
-    flat = _flat(config)
+    schedule = config.get("schedule")
+    flat = _flat(config if not isinstance(schedule, Mapping) else {**config, "schedule": str(from_config(schedule))})
     if (sizes := _sizes(config)) is not None:
         flat["parameters"] = f"{sum(a * b + b for a, b in pairwise(sizes)):,}"
     elif "model" in config:

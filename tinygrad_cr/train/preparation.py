@@ -14,6 +14,7 @@ from tinygrad_cr.data import Batches, Dataset, Standardizer
 from tinygrad_cr.errors import DataError, GraphError, OptionError
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.random import Generator, Generators
+from tinygrad_cr.schedules import Formula, Schedule
 from tinygrad_cr.tape import mode
 from tinygrad_cr.train.evaluate import check_fit
 
@@ -61,7 +62,7 @@ def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, 
             "optimizer": type(optimizer).__name__.lower(),
             "optimizer_options": optimizer.config(),
             "momentum": getattr(optimizer, "momentum", None),
-            "schedule": None if trainer.schedule is None else "custom",
+            "schedule": _schedule(trainer.schedule),
             "standardize": trainer.standardizer.mode,
             "seed": (trainer.generator[0] if isinstance(trainer.generator, Generators) else trainer.generator).seed,
             "class_names": list(train.class_names),
@@ -101,6 +102,7 @@ def update_ratios(names: Sequence[str], norms: Any) -> dict[str, float | None]:
 
     norms: [k, 2], as `Optimizer.step` measures them.
 
+    >>> import numpy as np
     >>> update_ratios(["weight"], np.array([[4.0, 1.0]]))
     {'update_ratio.weight': 0.5}
     """
@@ -108,6 +110,16 @@ def update_ratios(names: Sequence[str], norms: Any) -> dict[str, float | None]:
         f"update_ratio.{name}": math.sqrt(update / value) if value else None
         for name, (value, update) in zip(names, norms.tolist(), strict=True)
     }
+
+
+def _schedule(schedule: Schedule | None) -> dict[str, Any] | str | None:
+    """A schedule as its name and arguments; "custom" for a function that only its own program knows."""
+    if not isinstance(schedule, Formula):
+        return None if schedule is None else "custom"
+    try:
+        return schedule.config()
+    except OptionError:  # there is such a function inside
+        return "custom"
 
 
 def _version(package: str) -> str | None:

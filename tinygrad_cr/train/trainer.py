@@ -169,8 +169,8 @@ class Trainer:
 
         Args:
             run: the run folder.
-            model, optimizer, schedule: as they were made for the run. A folder knows how to make an `MLP` and the
-                optimisers of this package again; anything else has to be given.
+            model, optimizer, schedule: as they were made for the run. A folder knows how to make an `MLP`, the
+                optimisers and the schedules of this package again; anything else has to be given.
             epochs: train longer than the run was meant to, or shorter, but not less than it has been.
             callbacks: those of the run, in the same order.
 
@@ -190,6 +190,8 @@ class Trainer:
                 if name not in OPTIMIZERS:
                     raise OptionError(f"{run} used an optimizer of your own, {name}: make it again and pass optimizer=")
                 optimizer = OPTIMIZERS[name](model, state.state["options"]["lr"], **config["optimizer_options"])
+            if schedule is None and isinstance(config["schedule"], dict):
+                schedule = schedules.from_config(config["schedule"])
             if config["schedule"] and schedule is None:
                 raise OptionError(f"{run} used a schedule of its own: pass schedule=")
             trainer = cls(
