@@ -57,7 +57,11 @@ class PerMember(tuple[Any, ...]):
 
 
 def of_member(value: Any, m: int) -> Any:
-    """What a member takes of a value that is everybody's, or `PerMember`."""
+    """What a member takes of a value that is everybody's, or `PerMember`.
+
+    >>> of_member(PerMember(["he", "xavier"]), 1), of_member("he", 1)
+    ('xavier', 'he')
+    """
     return value[m] if isinstance(value, PerMember) else value
 
 
