@@ -88,6 +88,18 @@ def microseconds(task: str, name: str) -> Callable[..., Measured | None]:
     return measure
 
 
+def against_ourselves(task: str, name: str, other: str) -> Callable[..., Measured | None]:
+    """How much faster one way of ours is than another."""
+
+    def measure(results: dict[str, Any]) -> Measured | None:
+        found = _task(results, task, name)
+        if found is None or other not in found[0]["rounds"]:
+            return None
+        return Measured(summary.speedup(found[0], name, other).median, f"ours: {other}")
+
+    return measure
+
+
 def worst_of_sweep(group: str) -> Callable[..., Measured | None]:
     """The least factor to the fastest peer over all points of a sweep."""
 
@@ -129,6 +141,9 @@ BARS = (
     Bar("inference of 1 row, C", 1, "x faster", against_peers("inference C 1", among=("numpy",))),
     Bar("any width of the sweep", 1, "x faster", worst_of_sweep("widths")),
     Bar("any batch of the sweep", 1, "x faster", worst_of_sweep("batches")),
+    Bar("32 members of A", 15, "x faster", against_peers("32 x A", "population")),
+    Bar("32 members of B", 2.5, "x faster", against_peers("32 x B", "population")),
+    Bar("32 members of B", 1.3, "x faster", against_ourselves("32 x B", "population", "compiled")),
     Bar("peak memory of training D", 1, "x the memory", memory_share),
 )
 

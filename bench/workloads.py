@@ -13,6 +13,7 @@ LEARNING_RATES = (0.005, 0.01, 0.02)
 """The choice that every contestant has in the race to an accuracy; its best one counts."""
 TARGET_ACCURACY = 0.88
 VALIDATION_ROWS = 10_000
+MEMBERS = 32
 
 FASHION = "fashion-mnist"
 RANDOM = "random"
@@ -30,6 +31,8 @@ class Task:
         batch: rows a step or a call.
         rows: rows of the data set in memory.
         data: "random" (float32) or "fashion-mnist" (uint8, standardised on the fly).
+        members: networks to train; who cannot train them together trains them one after another, so that a step of one
+            is timed.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Task:
     batch: int
     rows: int
     data: str = RANDOM
+    members: int = 1
 
     @property
     def steps(self) -> int:
@@ -95,9 +99,23 @@ def make_tasks(quick: bool) -> list[Task]:
         for n in ("A", "C")
         for rows in (1, 10_000)
     ]
+    tasks += [
+        Task(
+            f"{MEMBERS} x {n}",
+            "populations",
+            "train",
+            t.sizes,
+            t.batch,
+            4 * t.batch if quick else t.rows,
+            members=MEMBERS,
+        )
+        for n, t in ((n, NETWORKS[n]) for n in ("A", "B"))
+    ]
     tasks.append(Task("accuracy", "accuracy", "accuracy", c.sizes, c.batch, 5_000 if quick else 50_000, FASHION))
     return tasks
 
 
-GROUPS = ("A", "B", "C", "D", "widths", "batches", "epoch", "inference", "accuracy", "memory", "start")
+GROUPS = (
+    *("A", "B", "C", "D", "widths", "batches", "epoch", "inference", "populations", "accuracy", "memory", "start"),
+)
 """What ``--only`` knows; "memory" and "start" run processes of their own."""

@@ -41,6 +41,14 @@ _TUNED = "its default (all cores) or 1, whichever was faster here"
 ENTRIES = (
     Entry("eager", "tinygrad_cr eager", "ours:Eager", "tinygrad_cr", ours=True),
     Entry("compiled", "tinygrad_cr compiled", "ours:Compiled", "tinygrad_cr", ours=True),
+    Entry(
+        "population",
+        "tinygrad_cr, all members at once",
+        "ours:Population",
+        "tinygrad_cr",
+        ours=True,
+        note="populations only: a step of one of 32 members; 50 steps of all of them are one call",
+    ),
     Entry("pytorch", "PyTorch eager", "torch:Eager", "torch", threads=_TUNED),
     Entry("torch-compile", "torch.compile", "torch:Compiled", "torch", threads=_TUNED),
     Entry("jax", "JAX jit", "jax:Step", "jax", threads="its default (all cores)"),

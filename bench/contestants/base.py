@@ -12,7 +12,10 @@ from bench.workloads import Task
 
 
 class Trainer(Protocol):
-    """A network, its optimiser and its data, ready to train."""
+    """A network, its optimiser and its data, ready to train.
+
+    One that trains many networks together says how many in an attribute `members`: its epochs are of all of them.
+    """
 
     def reset(self, lr: float, seed: int) -> None:
         """Fresh parameters, no momentum, another learning rate; nothing that was compiled is lost."""

@@ -13,6 +13,9 @@ import tinygrad_cr
 from bench.inputs import Inputs
 from bench.workloads import DROPOUT, LEARNING_RATE, MOMENTUM, Task
 from tinygrad_cr import Tensor, data, nn, no_grad, ops, optim
+from tinygrad_cr.kernels import backend
+from tinygrad_cr.random import member_generators
+from tinygrad_cr.tape import each_member
 
 
 class Training:
@@ -54,6 +57,61 @@ class Training:
             return float(np.mean(self.model(Tensor(x)).numpy().argmax(axis=1) == y))
 
 
+STEPS_A_CALL = 50
+"""As many as the `Trainer` makes between two looks at the costs."""
+
+
+class Members:
+    """Many networks at once, as the `Trainer` trains a population: minibatches and masks of its own for each."""
+
+    def __init__(self, task: Task, inputs: Inputs) -> None:
+        self.members, self.batch = task.members, task.batch
+        self.model = nn.MLP(task.sizes, members=task.members, dropout=DROPOUT, generator=0)
+        self.optimizer = optim.SGD(self.model, lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.batches = data.Batches(data.Dataset(inputs.x, inputs.y), task.batch)
+        self.rows, self.labels, self.mean, self.scale = self.batches.source()
+        self.x = np.empty((task.members, task.batch, task.sizes[0]), np.float32)
+        self.y = np.empty((task.members, task.batch), np.int64)
+        self.ones = np.ones(task.members, np.float32)
+        self.shuffles = member_generators(1, task.members)
+        self.step = tinygrad_cr.compile(self._step, in_place=True)
+
+    def _step(self, rows: Any) -> Tensor:
+        kernels, size = backend("cpu"), rows.shape[1]
+        x, y = self.x[:, :size], self.y[:, :size]
+        for m in each_member(self.members):
+            kernels.gather(self.rows, rows[m], self.mean, self.scale, x[m])
+            kernels.xp.take(self.labels, rows[m], out=y[m], mode="clip")
+        self.optimizer.zero_grad()
+        loss = ops.cross_entropy(self.model(Tensor(x)), y)
+        loss.backward(self.ones)
+        self.optimizer.step()
+        return loss
+
+    def reset(self, lr: float, seed: int) -> None:
+        self.model.load_state_dict(
+            nn.MLP(self.model.sizes, members=self.members, dropout=DROPOUT, generator=seed).state_dict()
+        )
+        self.optimizer.velocity[...] = 0
+        self.optimizer.lr = lr
+
+    def epoch(self) -> float:
+        n, size = len(self.batches.dataset), self.batch
+        orders = np.stack([generator.permutation(n) for generator in self.shuffles])
+        whole = n // size * size
+        block = orders[:, :whole].reshape(self.members, -1, size).transpose(1, 0, 2)
+        for start in range(0, len(block), STEPS_A_CALL):
+            loss = self.step.scan(block[start : start + STEPS_A_CALL])[-1]
+        if whole < n:
+            loss = self.step(orders[:, whole:])
+        return float(loss.numpy().mean())
+
+    def accuracy(self, x: NDArray[Any], y: NDArray[Any]) -> float:
+        self.model.eval()
+        with no_grad():
+            return float(np.mean(self.model(Tensor(x)).numpy().argmax(axis=-1) == y))
+
+
 class Prediction:
     """A call of the network in evaluation mode."""
 
@@ -92,3 +150,13 @@ class Compiled(Eager):
     def wrap(self) -> Callable[[Any], Any]:
         # In place, as the Trainer does: minibatches come in the same two buffers each time.
         return functools.partial(tinygrad_cr.compile, in_place=True)
+
+
+class Population:
+    """All members of a task at once."""
+
+    def trainers(self, task: Task, inputs: Inputs) -> Mapping[str, Callable[[], Members]]:
+        return {"scan": lambda: Members(task, inputs)} if task.members > 1 else {}
+
+    def predictors(self, task: Task, inputs: Inputs) -> Mapping[str, Callable[[], Prediction]]:
+        return {}
