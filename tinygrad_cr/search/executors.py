@@ -4,6 +4,7 @@ Whatever the executor and the number of its workers, each task's rows come back 
 
 - A worker that dies loses the task it had. It is submitted again, at most `ATTEMPTS` times in all: a task that kills
   every worker ends in an error that names it. Dask does the same by itself, so its verdict on a task is final.
+  So does whatever else an executor may say of a task: errors inside tasks come back as values, never this way.
 - An executor that dies as a whole ends in an error that says how much is finished; what had finished was handed over
   before it, so a search with a ledger goes on from there.
 - An error inside a task is the caller's: it keeps its type, and a note says which task it was and where.
@@ -27,7 +28,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tinygrad_cr.errors import ExecutorError, OptionError, TaskError
 from tinygrad_cr.options import integer
 from tinygrad_cr.search import sharing
-from tinygrad_cr.search.process_pool import ProcessPool, use_one_thread
+from tinygrad_cr.search.process_pool import ProcessPool, StartError, use_one_thread
 from tinygrad_cr.train.history import Row
 
 ATTEMPTS = 3
@@ -36,8 +37,8 @@ ATTEMPTS = 3
 AHEAD = 512
 """Tasks submitted but not finished: enough for the workers of a large cluster."""
 
-LOST = (BrokenExecutor, CancelledError, OSError, EOFError)
-"""What a future ends with if its worker died or the way to it broke; errors of tasks come back as results."""
+CARRIERS = 4
+"""Tasks under way with data in them: each worker needs it once, and all tasks could be waiting for it."""
 
 SECONDS_FOR_THE_REST = 10.0
 """The futures of an executor that broke end within moments; those that do not are given up."""
@@ -73,7 +74,7 @@ def run_tasks(
 
     Raises:
         OptionError: not an executor.
-        TaskError: a task was lost with its worker 3 times.
+        TaskError: a task was lost with its worker 3 times, or as often as Dask allows.
         ExecutorError: the executor ended, or could not run a task at all.
         Exception: what `run` raised, with a note that names the task.
 
@@ -122,6 +123,15 @@ class _Order(Generic[T]):
     sent: dict[str, bytes] = field(default_factory=dict)
 
 
+def _final(error: BaseException) -> bool:
+    """Whether it is in vain to submit a task again that ended like this.
+
+    A `StartError` would come again. Dask's KilledWorker comes after as many attempts as Dask is told to make; without
+    nannies, each of them cost a worker for good.
+    """
+    return not isinstance(error, Exception) or isinstance(error, StartError) or type(error).__name__ == "KilledWorker"
+
+
 @contextmanager
 def _large() -> Iterator[None]:
     """Dask advises against large arguments; here they are sent on purpose, and once to a worker."""
@@ -136,6 +146,7 @@ class _Foreman(Generic[T]):
     def __init__(self, tasks: Iterable[T], run: Run[T], executor: Executor, window: int) -> None:
         self.tasks, self.run, self.executor, self.window = iter(tasks), run, executor, window
         self.again: deque[_Order[T]] = deque()
+        self.parked: list[_Order[T]] = []
         self.flying: dict[Future[Any], _Order[T]] = {}
         self.broken: Exception | None = None
         self.finished = self.rows = 0
@@ -150,7 +161,7 @@ class _Foreman(Generic[T]):
                     break
                 troubles = []
                 for future in landed:
-                    order = self.flying.pop(future)
+                    order = self._land(future)
                     try:
                         rows = self._rows(order, future)
                     except Exception as trouble:
@@ -171,6 +182,14 @@ class _Foreman(Generic[T]):
             for future in self.flying:
                 future.cancel()
 
+    def _land(self, future: Future[Any]) -> _Order[T]:
+        order = self.flying.pop(future)
+        if order.sent:
+            # One more worker has the data now: those that wait for it may come to that one.
+            self.again.extend(self.parked)
+            self.parked.clear()
+        return order
+
     def _fill(self) -> None:
         while self.broken is None and len(self.flying) < self.window:
             if self.again:
@@ -183,11 +202,10 @@ class _Foreman(Generic[T]):
             self._submit(order)
 
     def _submit(self, order: _Order[T]) -> None:
-        # A name of its own for each attempt: Dask gives equal calls one result, and would remember that it failed.
-        name = uuid.uuid4().hex
+        attempt = _Attempt(self.run, order.task, order.sent, _process())
         try:
             with _large() if order.sent else nullcontext():
-                self.flying[self.executor.submit(_work, self.run, order.task, _process(), name, order.sent)] = order
+                self.flying[self.executor.submit(_work, attempt)] = order
         except Exception as error:
             self.broken = error
 
@@ -203,22 +221,27 @@ class _Foreman(Generic[T]):
                 return None
             rows: list[Row] = answer
             return rows
-        if not isinstance(error, LOST):
-            what = f"task {order.task.key!r} could not be run: {type(error).__name__}: {error}"
-            raise ExecutorError(f"{what}. {self._so_far()}") from error
         if isinstance(error, BrokenExecutor) and not isinstance(self.executor, ProcessPool):
             self.broken = error
+            return None
         order.lost += 1
-        if order.lost == ATTEMPTS and self.broken is None:
+        killed = isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
+        if order.lost < ATTEMPTS and not _final(error):
+            self.again.append(order)
+            return None
+        if killed:
             raise TaskError(
-                f"task {order.task.key!r} was lost with its worker {ATTEMPTS} times, so it probably kills it: "
+                f"task {order.task.key!r} was lost with its worker again and again, so it probably kills it: "
                 f"is there memory enough? {self._so_far()}"
             ) from error
-        self.again.append(order)
-        return None
+        what = f"task {order.task.key!r} could not be run: {type(error).__name__}: {error}"
+        raise ExecutorError(f"{what}. {self._so_far()}") from error
 
     def _send_along(self, order: _Order[T], digest: str) -> None:
         """A worker does not see the file that holds shared data: submit the task again with the data in it."""
+        if sum(bool(each.sent) for each in [*self.again, *self.flying.values()]) >= CARRIERS:
+            self.parked.append(order)
+            return
         content = sharing.content(digest)
         if content is None or digest in order.sent:
             raise ExecutorError(f"task {order.task.key!r} has no way to its shared data. {self._so_far()}")
@@ -243,6 +266,20 @@ class _Foreman(Generic[T]):
 
 
 @dataclass(frozen=True)
+class _Attempt(Generic[T]):
+    """What goes to a worker: the task, the data that it lacked the last time, and where all this comes from."""
+
+    run: Run[T]
+    task: T
+    sent: Mapping[str, bytes]
+    submitter: tuple[str, int]
+
+    def __dask_tokenize__(self) -> str:
+        """A name of its own: by their content, Dask would hash the data, and take a second attempt for the first."""
+        return uuid.uuid4().hex
+
+
+@dataclass(frozen=True)
 class _Failed:
     """The task raised this."""
 
@@ -264,26 +301,27 @@ def _process() -> tuple[str, int]:
     return _IMPORTED, os.getpid()
 
 
-def _work(run: Run[T], task: T, submitter: tuple[str, int], attempt: str, sent: Mapping[str, bytes]) -> Any:
+def _work(attempt: _Attempt[T]) -> list[Row] | _Failed | _Missing:
     """Do a task: its rows, or what went wrong as a value, so that an exception always speaks of the executor."""
-    away = submitter != _process()
+    away = attempt.submitter != _process()
     if away:
         use_one_thread(unless_told=True)
-    for digest, content in sent.items():
+    for digest, content in attempt.sent.items():
         sharing.receive(digest, content)
     try:
-        return run(task)
+        return attempt.run(attempt.task)
     except sharing.MissingData as missing:
         return _Missing(missing.digest)
     except Exception as error:
-        error.add_note(f"in task {task.key!r}")
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        error.add_note(f"in task {attempt.task.key!r}")
+        if away:
+            error.add_note(f"process {os.getpid()} on {socket.gethostname()}:\n{trace}")
         return _Failed(_portable(error) if away else error)
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as another process can take it, with a note on where it happened."""
-    note = f"process {os.getpid()} on {socket.gethostname()}:\n{''.join(traceback.format_exception(error)).rstrip()}"
-    error.add_note(note)
+    """The error, or one that says the same, as another process can take it."""
     try:
         whole = type(pickle.loads(pickle.dumps(error))) is type(error)
     except Exception:
