@@ -19,7 +19,7 @@ import traceback
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -54,11 +54,12 @@ class Task(Protocol):
 
 T = TypeVar("T", bound=Task)
 Run = Callable[[T], list[Row]]
+Results = Generator[tuple[T, list[Row]], None, None]
 
 
 def run_tasks(
     tasks: Iterable[T], run: Run[T], executor: Executor | None = None, *, window: int | None = None
-) -> Iterator[tuple[T, list[Row]]]:
+) -> Results[T]:
     """Each task with its rows, as it finishes.
 
     Args:
@@ -101,7 +102,7 @@ def _hint(given: object) -> str:
     return "; search.process_pool() is one"
 
 
-def _one_after_another(tasks: Iterable[T], run: Run[T]) -> Iterator[tuple[T, list[Row]]]:
+def _one_after_another(tasks: Iterable[T], run: Run[T]) -> Results[T]:
     for task in tasks:
         try:
             rows = run(task)
@@ -151,7 +152,7 @@ class _Foreman(Generic[T]):
         self.broken: Exception | None = None
         self.finished = self.rows = 0
 
-    def results(self) -> Iterator[tuple[T, list[Row]]]:
+    def results(self) -> Results[T]:
         try:
             self._fill()
             while self.flying:
