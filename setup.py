@@ -18,6 +18,7 @@ setup(
         "tinygrad_cr.plots",
         "tinygrad_cr.report",
         "tinygrad_cr.schedules",
+        "tinygrad_cr.search",
         "tinygrad_cr.train",
         "tinygrad_cr.train.monitors",
     ],
