@@ -64,9 +64,7 @@ def test_each_member_has_the_history_and_the_network_of_its_solo_run(parts: Any,
         )
         np.testing.assert_array_equal(model.flat().values[m], alone.flat().values)
         own = [without(row, "member") for row in history if row["member"] == m]
-        for row, solo_row in zip(own, expected, strict=True):
-            assert row.pop("loss") == pytest.approx(solo_row["loss"], rel=1e-12)
-            assert row == without(solo_row, "loss")
+        assert own == [without(row) for row in expected]
 
 
 def test_wide_rows_are_narrowed_once(parts: Any) -> None:
@@ -218,7 +216,7 @@ def test_layers_of_ones_own_train_eagerly_and_captured(parts: Any) -> None:
     [
         ({"lr": [0.1, 0.2]}, "lr has 2 values for 4 members"),
         ({"lr": [0.1, 0.2, 0.3, -1]}, r"lr\[3\] must be"),
-        ({"lr_decay": [1.0, 1.0, 1.0, 0.0]}, "decay is the factor per epoch"),
+        ({"lr_decay": [1.0, 1.0, 1.0, 0.0]}, "decay is a factor"),
         ({"momentum": 1.5}, "momentum must be"),
         ({"shuffle": "member"}, "did you mean 'members'"),
         ({"generator": [Generator(1)]}, "4 members want as many generators"),

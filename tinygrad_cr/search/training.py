@@ -15,7 +15,7 @@ from tinygrad_cr.nn import MLP
 from tinygrad_cr.search.grouping import GroupTask
 from tinygrad_cr.search.parameters import complete
 from tinygrad_cr.search.trial import DIVERGED, FINISHED, STOPPED, Outcome, Row, Trial, make_row
-from tinygrad_cr.train import Callback, Event, History, Setup, Trainer
+from tinygrad_cr.train import Callback, Event, Trainer
 
 STOP = "stop"
 Report = Callable[[Trial, Row], str | None]
@@ -65,13 +65,51 @@ def run_group(task: GroupTask, material: Shared) -> list[Row]:
 def train_group(
     trials: Sequence[Trial], material: Material, epochs: int, report: Report | None = None, *, keep: bool = False
 ) -> list[Outcome]:
-    """Train trials of one shape, for so many epochs each unless they end early; what each came to.
+    """Train trials of one shape side by side, for so many epochs each unless they end early; what each came to.
+
+    An outcome does not depend on who else is in the group.
 
     Args:
         report: see `Report`.
         keep: whether the outcomes hold the parameters of the best epochs.
     """
-    return [_train(trial, material, epochs, report, keep) for trial in trials]
+    if len(trials) <= 1:
+        # Alone, a network may use every core.
+        return [_train(trial, material, epochs, report, keep) for trial in trials]
+    points = [complete(trial.point) for trial in trials]
+    model = MLP(
+        [material.ends[0], *points[0]["hidden"], material.ends[1]],
+        members=len(trials),
+        dropout=[point["dropout"] for point in points],
+        init=[point["init"] for point in points],
+        generator=[trial.weights() for trial in trials],
+        dtype=material.dtype,
+    )
+    own: dict[str, Any] = {name: [point[name] for point in points] for name in ("lr", "reg", "momentum", "lr_decay")}
+    trainer = Trainer(
+        model,
+        **own,
+        **{name: points[0][name] for name in ("batch_size", "optimizer")},
+        epochs=epochs,
+        standardize=material.standardizer,
+        generator=[trial.shuffles() for trial in trials],
+        patience=material.patience,
+        callbacks=[] if report is None else [_Listener(trials, report)],
+        reporter=False,
+    )
+    begin = time.perf_counter()
+    with np.errstate(over="ignore", invalid="ignore"):
+        history = trainer.fit(material.train, material.validation)
+    seconds = (time.perf_counter() - begin) / len(trials)
+    return [
+        _outcome(
+            [row for row in history if row["member"] == m],
+            [event for event in history.events if event.member == m],
+            seconds,
+            model[m].state_dict() if keep else None,
+        )
+        for m in range(len(trials))
+    ]
 
 
 def make_model(point: dict[str, Any], ends: tuple[int, int], generator: Any, dtype: str = "float32") -> MLP:
@@ -100,7 +138,7 @@ def _train(trial: Trial, material: Material, epochs: int, report: Report | None,
         standardize=material.standardizer,
         generator=trial.shuffles(),
         patience=material.patience,
-        callbacks=[] if report is None else [_Listener(trial, report)],
+        callbacks=[] if report is None else [_Listener([trial], report)],
         reporter=False,
     )
     begin = time.perf_counter()
@@ -111,21 +149,20 @@ def _train(trial: Trial, material: Material, epochs: int, report: Report | None,
 
 
 class _Listener(Callback):
-    """Passes epochs on, and ends the run when it is told to."""
+    """Passes epochs on, and ends a trial when it is told to."""
 
-    def __init__(self, trial: Trial, report: Report) -> None:
-        self.trial, self.report = trial, report
-
-    def start(self, setup: Setup) -> None:
-        """Nothing."""
+    def __init__(self, trials: Sequence[Trial], report: Report) -> None:
+        self.trials, self.report = trials, report
 
     def epoch(self, row: Row) -> Iterable[Event]:
         """Report it."""
-        if self.report(self.trial, row) == STOP:
-            yield Event("note", "told_to_stop", row["epoch"], row["step"], None, "was told to stop", stop=True)
+        member = row.get("member")
+        if self.report(self.trials[member or 0], row) == STOP:
+            message = "was told to stop"
+            yield Event("note", "told_to_stop", row["epoch"], row["step"], None, message, stop=True, member=member)
 
 
-def _outcome(rows: History, events: Sequence[Event], seconds: float, state: dict[str, Any] | None) -> Outcome:
+def _outcome(rows: Sequence[Row], events: Sequence[Event], seconds: float, state: dict[str, Any] | None) -> Outcome:
     """What the history of one network came to."""
     end = next((event for event in events if event.stop), None)
     status = FINISHED if end is None else DIVERGED if end.kind in ("divergence", "explosion") else STOPPED

@@ -19,6 +19,7 @@ from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Dataset
 from tinygrad_cr.errors import CaptureError, OptionError
 from tinygrad_cr.kernels import backend
+from tinygrad_cr.nn import member_of
 from tinygrad_cr.options import PerMember, of_member
 from tinygrad_cr.tape import computing, each_member
 from tinygrad_cr.tensor import Tensor
@@ -34,7 +35,7 @@ from tinygrad_cr.train.callbacks import (
 from tinygrad_cr.train.checkpoint import digest
 from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.history import Event, History, Row
-from tinygrad_cr.train.monitors import Divergence, divergence_message
+from tinygrad_cr.train.monitors import DeadUnits, Divergence, divergence_message
 from tinygrad_cr.train.progress import event_line
 from tinygrad_cr.train.run import RunFolder
 
@@ -50,15 +51,13 @@ class Member:
 
     Attributes:
         number: its place in the population.
-        watch: whether it explodes; None if nobody asked.
-        stopping: whether it stands still; None for never.
+        watching: the monitors that may end its training, and patience.
         best, best_accuracy: its best parameters so far, flat, and how good they are.
         cost: sum of cost times rows since its last row in the history.
     """
 
     number: int
-    watch: Divergence | None
-    stopping: EarlyStopping | None
+    watching: list[Callback]
     best: Array
     best_accuracy: float | None = None
     cost: float = 0.0
@@ -92,17 +91,7 @@ class PopulationLoop:
         self.compiled: capturing | None = preparation.captured(trainer, self._eager_step)
         self.history, self.step, self.epoch = History(), 0, 1
         self.stopped = False
-        patience = trainer.patience
-        key = "loss" if validation is None else "val_accuracy"
-        self.members = [
-            Member(
-                m,
-                Divergence() if trainer.monitors else None,
-                None if patience is None else EarlyStopping(patience, key),
-                self.flat.values[m].copy(),
-            )
-            for m in range(count)
-        ]
+        self.members = [Member(m, self._watching(), self.flat.values[m].copy()) for m in range(count)]
         self._start_callbacks()
         self.begin = time.perf_counter()
 
@@ -231,13 +220,15 @@ class PopulationLoop:
         """Add up the costs of a block, and retire those that are lost."""
         for member in self.training:
             own = costs[:, member.number].tolist()
-            member.cost += sum(own) * rows
+            for cost in own:  # one by one, as they come to a network that trains alone
+                member.cost += cost * rows
             lr = float(of_member(self.optimizer.lr, member.number))
             lost = next((i for i, cost in enumerate(own) if not math.isfinite(cost)), None)
-            if member.watch is not None:
-                measured = None if norms is None or lost is not None else norms[member.number]
-                self._tell(member.watch.steps(Steps(self.epoch, self.step, own, lr, measured)), member)
-            elif lost is not None:
+            measured = None if norms is None or lost is not None else norms[member.number]
+            seen = Steps(self.epoch, self.step, own, lr, measured)
+            for watch in member.watching:
+                self._tell(watch.steps(seen), member)
+            if lost is not None and member.training:
                 step = self.step - len(own) + 1 + lost
                 self._lost(member, f"the cost became {own[lost]} in epoch {self.epoch}, step {step}", step)
         self._check_left()
@@ -272,11 +263,11 @@ class PopulationLoop:
             judged = float(loss[m]) if row["val_loss"] is None else row["val_loss"]
             if math.isfinite(judged):
                 self._keep_if_best(member, row)
-            elif member.watch is None:
+            for watch in member.watching:
+                if member.training:
+                    self._tell(watch.epoch(row), member)
+            if not math.isfinite(judged) and member.training:
                 self._lost(member, f"the loss was {judged} after epoch {self.epoch}", self.step)
-            for watching in (member.watch, member.stopping):
-                if watching is not None and member.training:
-                    self._tell(watching.epoch(row), member)
         for row in rows:
             self._hear(lambda callback, row=row: callback.epoch(row))  # type: ignore[misc]
         self._report(rows)
@@ -316,6 +307,14 @@ class PopulationLoop:
 
     # What is told
 
+    def _watching(self) -> list[Callback]:
+        """Who looks after a member: of the monitors those that may end a run, the others have their eyes on one."""
+        watching: list[Callback] = [Divergence(), DeadUnits()] if self.trainer.monitors else []
+        if self.trainer.patience is not None:
+            key = "loss" if self.validation is None else "val_accuracy"
+            watching.append(EarlyStopping(self.trainer.patience, key))
+        return watching
+
     def _start_callbacks(self) -> None:
         setup = Setup(
             model=self.model,
@@ -330,9 +329,10 @@ class PopulationLoop:
             reg=self.trainer.reg,
         )
         for member in self.members:
-            for watching in (member.watch, member.stopping):
-                if watching is not None:
-                    watching.start(setup)
+            m = member.number
+            own = replace(setup, model=member_of(self.model, m), reg=of_member(self.trainer.reg, m))
+            for watch in member.watching:
+                watch.start(own)
         for callback in self.trainer.callbacks:
             callback.start(setup)
 

@@ -65,9 +65,9 @@ class Trainer:
 
     A population (`nn.MLP(..., members=M)`, `nn.stack`) trains like a model: lr, momentum, lr_decay and reg may be lists
     of one number a member, each member ends with the bits of its solo run, and the history has a row for each member
-    and epoch. A member that diverges or explodes is retired, which the others do not notice; so is one that patience
-    stops, or an event of a callback that names it. Callbacks hear `epoch` for each member's row. There are no other
-    monitors, no validation within epochs and no checkpoints.
+    and epoch. A member that diverges, explodes or has no living unit left is retired, which the others do not notice;
+    so is one that patience stops, or an event of a callback that names it. Callbacks hear `epoch` for each member's
+    row. There are no other monitors, no validation within epochs and no checkpoints.
 
     Raises:
         OptionError: an option outside its range, an unknown name, or another number of values than members.
