@@ -1,4 +1,4 @@
-"""The command line: ``python -m bench``, and ``kernels``, ``watching`` and ``report RESULTS.json`` behind it."""
+"""The command line: ``python -m bench``, and the commands behind it, see `COMMANDS`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import kernels, report, watching
+from bench import kernels, report, search, watching
 from bench.contestants import PEERS
 from bench.plot import draw
 from bench.run import Options, run
@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         "python -m bench",
         description="Measure tinygrad_cr beside its peers, in turns. Also: 'kernels [--quick] [--out DIR]' checks and "
-        "times every kernel; 'watching [--quick]' measures the cost of the monitors; 'report RESULTS.json' writes "
-        "docs/benchmarks.md.",
+        "times every kernel; 'watching', 'search' and 'ensembles', each with [--quick], measure monitors, a search and "
+        "ensembles; 'report RESULTS.json' writes docs/benchmarks.md.",
     )
     p.add_argument("--only", type=names("workload", GROUPS), default=GROUPS, help=f"some of {','.join(GROUPS)}")
     p.add_argument(
@@ -117,7 +117,7 @@ def write_report(arguments: Sequence[str]) -> None:
         say(f"wrote {os.path.relpath(path)}")
 
 
-COMMANDS = {"kernels": kernel_suite, "report": write_report, "watching": watching.main}
+COMMANDS = {"kernels": kernel_suite, "report": write_report, "watching": watching.main, "search": search.main}
 
 
 def main() -> None:
