@@ -1,4 +1,4 @@
-"""The README's Python runs as printed."""
+"""The Python of the README and of some other pages runs as printed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
-PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/populations.md")
+PROGRAMS = [
+    (page, program)
+    for page in PAGES
+    for program in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.split("\n", 1)[0])
-def test_a_program_of_the_readme_runs(program):
-    exec(compile(program, str(README), "exec"), {})
+@pytest.mark.parametrize(("page", "program"), PROGRAMS)
+def test_a_program_runs(page, program):
+    exec(compile(program, page, "exec"), {})
 
 
-def test_the_readme_has_programs():
-    assert len(PROGRAMS) == 4
+def test_the_pages_have_programs():
+    pages = [page for page, _ in PROGRAMS]
+    assert [pages.count(page) for page in PAGES] == [4, 1]
