@@ -11,7 +11,7 @@ import pytest
 
 from search_objectives import SPACE, objective, peak
 from tinygrad_cr.errors import RunError, RunTakenError
-from tinygrad_cr.search import read
+from tinygrad_cr.search import Choice, Space, read
 from tinygrad_cr.search.explore import Explorer
 from tinygrad_cr.search.grouping import GroupTask
 from tinygrad_cr.search.ledger import SEARCH, TRIALS, Ledger, read_rows
@@ -192,11 +192,29 @@ def test_the_ledger_of_another_search_is_refused_with_what_differs(folder, chang
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_grid_in_another_order_is_another_search(tmp_path):
+    def grid(*names):
+        values = {name: [0.1, 0.2] for name in names}
+        return Plan(Space(dict.fromkeys(names, Choice([0.1, 0.2]))), ((4, 1),), grid=values).settings()
+
+    Ledger(tmp_path, grid("lr", "reg")).close()
+    with pytest.raises(RunError, match="grid is"):
+        Ledger(tmp_path, grid("reg", "lr"))
+    assert Plan.from_settings(grid("lr", "reg")).grid == {"lr": [0.1, 0.2], "reg": [0.1, 0.2]}
+
+
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="holds other files; nothing was written"):
         Ledger(tmp_path, SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", [".search.json.123", ".winner.safetensors.9"])
+def test_what_a_killed_process_was_writing_is_cleared_away(tmp_path, name):
+    (tmp_path / name).write_text("half a fi")
+    with Ledger(tmp_path, SETTINGS):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [SEARCH, TRIALS]
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -51,7 +51,6 @@ MIXED = {
     "init": Choice(["he", 0.1]),
     "lr_decay": 0.9,
 }
-LOSSES = ("val_loss", "loss", "test_loss")
 
 
 def search(space: Any = SPACE, **options: Any) -> SearchResult:
@@ -60,11 +59,8 @@ def search(space: Any = SPACE, **options: Any) -> SearchResult:
 
 
 def comparable(rows: Any) -> list[dict[str, Any]]:
-    """Rows without what may differ: seconds, and the last digits of losses, which depend on how sums are cut."""
-    return [
-        {k: float(f"{v:.4g}") if k in LOSSES and v is not None else v for k, v in row.items() if k != "seconds"}
-        for row in rows
-    ]
+    """Rows without the one entry that may differ."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +86,8 @@ def test_a_trial_is_what_the_trainer_makes_of_its_row(mixed):
         same = {name: row[name] for name in ("lr", "optimizer", "batch_size", "lr_decay", "epochs")}
         shuffles = Generator(row["seed"] + 1, stream=row["trial"])
         history = Trainer(model, **same, generator=shuffles, reporter=False).fit(TRAIN, VALIDATION)
-        assert history.best()["val_accuracy"] == row["val_accuracy"]
-        assert history.best()["val_loss"] == pytest.approx(row["val_loss"], rel=1e-4)
+        observed = ("val_accuracy", "val_loss", "accuracy", "loss")
+        assert [history.best()[key] for key in observed] == [row[key] for key in observed]
 
 
 def test_a_rate_that_diverges_costs_no_further_epochs(mixed):
@@ -226,7 +222,7 @@ def test_the_winner_is_the_best_trial_made_again(mixed):
     )
     loss, accuracy = evaluate(winner.model, VALIDATION, winner.standardizer)
     assert (winner.val_accuracy, accuracy) == (winner.row["val_accuracy"],) * 2
-    assert loss == pytest.approx(winner.row["val_loss"], rel=1e-4)
+    assert (winner.val_loss, loss) == (winner.row["val_loss"],) * 2
 
 
 def test_the_winner_is_tested_on_data_that_did_not_choose_it(mixed):
@@ -257,7 +253,8 @@ def test_the_winner_is_repeated_from_other_seeds():
     assert (len(seeds), (winner.row["seed"], winner.row["trial"]) in seeds) == (3, False)
     assert len({row["test_loss"] for row in winner.repeats}) == 3
     mean = np.mean([row["test_accuracy"] for row in winner.repeats])
-    assert f"from 3 other seeds: test accuracy {mean:.4f}, standard deviation" in winner.summary()
+    assert "from 3 other seeds: validation accuracy 0." in winner.summary()
+    assert f", test accuracy {mean:.4f} (standard deviation" in winner.summary()
 
 
 def test_the_optimism_that_is_expected_is_that_of_the_searches_which_happen():
