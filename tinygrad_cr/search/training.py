@@ -175,9 +175,3 @@ def _outcome(rows: Sequence[Row], events: Sequence[Event], seconds: float, state
         seconds=seconds,
         state=state,
     )
-
-
-def describe_material(material: Material) -> dict[str, Any]:
-    """The options that decide what comes out, as JSON can hold them."""
-    options = {key: value for key, value in vars(material).items() if key in ("patience", "dtype")}
-    return options | {"standardize": material.standardizer.mode}
