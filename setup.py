@@ -17,6 +17,7 @@ setup(
         "tinygrad_cr.nn",
         "tinygrad_cr.plots",
         "tinygrad_cr.report",
+        "tinygrad_cr.search",
         "tinygrad_cr.train",
         "tinygrad_cr.train.monitors",
     ],

@@ -131,7 +131,8 @@ def test_reference_imports_cupyx_only_where_an_array_asks_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "extra", ["matplotlib", "sklearn", "dask", "mpi4py", "onnx", "tensorboardX", "torch", "pandas"]
+    "extra",
+    ["matplotlib", "sklearn", "dask", "distributed", "mpi4py", "optuna", "onnx", "tensorboardX", "torch", "pandas"],
 )
 def test_an_extra_is_imported_only_inside_the_function_that_needs_it(extra: str) -> None:
     at_once = [n for n in users_of(extra) for i, now in imports(n, SOURCES[n]) if now and i.split(".")[0] == extra]

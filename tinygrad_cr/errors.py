@@ -79,6 +79,14 @@ class DivergenceError(TinygradError, ArithmeticError):
     """Training reached an infinite or undefined cost."""
 
 
+class ExecutorError(TinygradError, RuntimeError):
+    """An executor that ended, or could not run a task. What had finished was handed over before."""
+
+
+class TaskError(ExecutorError):
+    """A task that was lost with its worker again and again."""
+
+
 class ExtraError(TinygradError, ImportError):
     """An optional library that cannot be imported; the message names the extra that brings it."""
 
