@@ -7,13 +7,14 @@ one table.
 
 from tinygrad_cr.ensemble.averaging import AVERAGES, averaged
 from tinygrad_cr.ensemble.calibration import Calibration, calibration
-from tinygrad_cr.ensemble.comparison import Comparison, comparison
+from tinygrad_cr.ensemble.comparison import comparison
 from tinygrad_cr.ensemble.disagreement import Disagreement
 from tinygrad_cr.ensemble.dropout import MonteCarlo, mc_dropout
 from tinygrad_cr.ensemble.ensemble import Ensemble
 from tinygrad_cr.ensemble.exact import Expectation, exact_expectation
 from tinygrad_cr.ensemble.members import Member
 from tinygrad_cr.ensemble.snapshots import Snapshots, snapshot_ensemble
+from tinygrad_cr.ensemble.table import Comparison
 from tinygrad_cr.ensemble.training import train_ensemble
 from tinygrad_cr.ensemble.weights import WeightAverage, weight_average
 

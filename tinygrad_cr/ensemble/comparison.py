@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,81 +14,24 @@ from tinygrad_cr.ensemble.calibration import calibration
 from tinygrad_cr.ensemble.dropout import mc_dropout
 from tinygrad_cr.ensemble.ensemble import Ensemble
 from tinygrad_cr.ensemble.settings import settings
-from tinygrad_cr.ensemble.snapshots import snapshot_ensemble
+from tinygrad_cr.ensemble.snapshots import snapshot_ensemble, whole_cycles
+from tinygrad_cr.ensemble.table import Comparison, Row
 from tinygrad_cr.ensemble.training import Pair, train_ensemble
 from tinygrad_cr.ensemble.weights import WeightAverage
-from tinygrad_cr.errors import DataError, unknown_name
+from tinygrad_cr.errors import DataError, ShapeError
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.random import Generator, as_generator
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Row = dict[str, Any]
-COLUMNS = ("method", "members", "accuracy", "log loss", "ECE", "training time")
 DECIDED = {"patience": "every method is compared after the same number of epochs"}
 SMALLEST = 1e-300
 """A probability that is 0 in float64 counts as this in the log loss."""
 
 
-class Comparison(Sequence[Row]):
-    """One row for each method; ``print(comparison)`` shows a table, and so does rich.
+class Timed(NamedTuple):
+    """An ensemble, and how long its training took."""
 
-    Keys of a row: method, members (answers that are averaged), accuracy, log_loss (in nats), ece (15 bins),
-    relative_time (of training, as a multiple of the single model's), seconds. ``comparison["snapshot ensemble"]`` is
-    one row; ``pandas.DataFrame(comparison)`` works.
-
-    Attributes:
-        ensembles: what was trained, by method.
-
-    >>> row = {"method": "single model", "members": 1, "accuracy": 0.5, "log_loss": 1.0, "ece": 0.1,
-    ...        "relative_time": 1.0, "seconds": 2.0}
-    >>> print(Comparison([row], {}))
-    method        members  accuracy  log loss     ECE  training time
-    single model        1    0.5000    1.0000  0.1000           1.00
-    """
-
-    def __init__(self, rows: Sequence[Row], ensembles: Mapping[str, Ensemble]) -> None:
-        self.rows = list(rows)
-        self.ensembles = dict(ensembles)
-
-    @overload
-    def __getitem__(self, key: int | str) -> Row: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[Row]: ...
-    def __getitem__(self, key: int | str | slice) -> Row | list[Row]:
-        """A row by position or by method; `OptionError` names the nearest method if there is none of that name."""
-        if not isinstance(key, str):
-            return self.rows[key]
-        for row in self.rows:
-            if row["method"] == key:
-                return row
-        raise unknown_name("method", key, [row["method"] for row in self.rows])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __str__(self) -> str:
-        cells = [COLUMNS, *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = []
-        for first, *others in cells:
-            numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
-            lines.append("  ".join([first.ljust(widths[0]), *numbers]))
-        return "\n".join(lines)
-
-    def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(COLUMNS[0])
-        for column in COLUMNS[1:]:
-            table.add_column(column, justify="right")
-        for row in self.rows:
-            table.add_row(*_cells(row))
-        return table
+    ensemble: Ensemble
+    seconds: float
 
 
 def comparison(
@@ -135,52 +78,46 @@ def comparison(
     ['single model', 'best single', 'independent ensemble', 'snapshot ensemble', 'MC dropout', 'weight average']
     """
     train, validation, test = load(train), load(validation), load(test)
-    if test.y is None:
-        raise DataError("comparison wants a labelled test part")
-    source = as_generator(generator)
+    _check(train, test)
+    source, average = as_generator(generator), WeightAverage(start)
     common: dict[str, Any] = {"hidden": hidden, "reporter": reporter, **options}
     epochs = settings(hidden, source, options, DECIDED).epochs
+    whole_cycles(cycles, 1, epochs)
     rate = number("mask_rate", mask_rate, below=1, hint="it is the dropout of the network for MC dropout")
     samples = integer("samples", samples, least=2)
-    average = WeightAverage(start)
 
     def fresh() -> Generator:
         # Every method begins with the same weights and the same order of rows.
         return Generator(**source.state())
 
-    def independent(k: int, **more: Any) -> tuple[Ensemble, float]:
+    def independent(k: int, **more: Any) -> Timed:
         return _timed(lambda: train_ensemble(k, train, validation, **{**common, **more}, generator=fresh()))
 
-    single, unit = independent(1, callbacks=[*options.get("callbacks", ()), average])
-    together, together_seconds = independent(members)
-    accuracies = [together[i : i + 1].evaluate(validation)[1] for i in range(len(together))]
-    best = int(np.argmax(accuracies))
+    _warm(train, common | {"epochs": 1, "dropout": options.get("dropout") or rate})
+    single = independent(1, callbacks=[*options.get("callbacks", ()), average])
+    together = independent(members)
     once = {name: value for name, value in common.items() if name not in ("lr_decay", "schedule")}
     once |= {"epochs": epochs, "cycles": cycles} | ({} if snapshot_lr is None else {"lr": snapshot_lr})
-    snapshots, snapshot_seconds = _timed(lambda: snapshot_ensemble(train, validation, **once, generator=fresh()))
-    dropping, dropping_seconds = (single, unit) if options.get("dropout") else independent(1, dropout=rate)
-    network = dropping[0]
+    snapshots = _timed(lambda: snapshot_ensemble(train, validation, **once, generator=fresh()))
+    dropping = single if options.get("dropout") else independent(1, dropout=rate)
+    network = dropping.ensemble[0]
     passes = mc_dropout(network.model, test.x, samples, standardizer=network.standardizer, generator=fresh())
 
-    def answer(ensemble: Ensemble) -> Any:
-        return ensemble.predict_proba(test.x)
-
-    found: list[tuple[str, int, Any, float, Ensemble]] = [
-        ("single model", 1, answer(single), unit, single),
-        ("best single", 1, answer(together[best : best + 1]), together_seconds, together[best : best + 1]),
-        ("independent ensemble", len(together), answer(together), together_seconds, together),
-        ("snapshot ensemble", len(snapshots), answer(snapshots), snapshot_seconds, snapshots),
-        ("MC dropout", samples, passes.mean, dropping_seconds, dropping),
-    ]
-    model = copy.deepcopy(single[0].model)
-    average.apply(model)
-    averaged = Ensemble([model], standardizer=single[0].standardizer, class_names=single.class_names)
-    found.append(("weight average", 1, answer(averaged), unit, averaged))
-    rows = [
-        {"method": method, "members": count, **scores(p, test.y), "relative_time": seconds / unit, "seconds": seconds}
-        for method, count, p, seconds, _ in found
-    ]
-    return Comparison(rows, {method: ensemble for method, _, _, _, ensemble in found})
+    rows, ensembles = [], {}
+    for method, (ensemble, seconds) in {
+        "single model": single,
+        "best single": Timed(_best(together.ensemble, validation), together.seconds),
+        "independent ensemble": together,
+        "snapshot ensemble": snapshots,
+        "MC dropout": dropping,
+        "weight average": Timed(_averaged(single.ensemble, average), single.seconds),
+    }.items():
+        masked = method == "MC dropout"
+        row: Row = {"method": method, "members": samples if masked else len(ensemble)}
+        row |= scores(passes.mean if masked else ensemble.predict_proba(test.x), test.y)
+        rows.append(row | {"relative_time": seconds / single.seconds, "seconds": seconds})
+        ensembles[method] = ensemble
+    return Comparison(rows, ensembles)
 
 
 def scores(probabilities: Any, y: Any) -> dict[str, float]:
@@ -197,17 +134,36 @@ def scores(probabilities: Any, y: Any) -> dict[str, float]:
     }
 
 
-def _timed(train: Callable[[], Ensemble]) -> tuple[Ensemble, float]:
+def _check(train: Dataset, test: Dataset) -> None:
+    """Complain before hours of training, not after."""
+    if test.y is None:
+        raise DataError("comparison wants a labelled test part")
+    if test.features != train.features:
+        raise ShapeError(f"the test part has {test.features} features, the training part {train.features}")
+    if test.y.max() >= train.classes:
+        raise DataError(f"the test part has a label {test.y.max()}, the training part only 0..{train.classes - 1}")
+
+
+def _warm(train: Dataset, options: Mapping[str, Any]) -> None:
+    """Train on a few rows: what is compiled or loaded at the first use is no training time of the single model."""
+    few = train.take(slice(0, 2 * integer("batch_size", options.get("batch_size", 32), least=1) + 1))
+    for k in (1, 2):
+        train_ensemble(k, few, few, **{**options, "callbacks": (), "reporter": False, "generator": 0})
+
+
+def _best(ensemble: Ensemble, validation: Dataset) -> Ensemble:
+    """The member with the best validation accuracy alone."""
+    accuracies = [ensemble[i : i + 1].evaluate(validation)[1] for i in range(len(ensemble))]
+    best = int(np.argmax(accuracies))
+    return ensemble[best : best + 1]
+
+
+def _averaged(single: Ensemble, average: WeightAverage) -> Ensemble:
+    model = copy.deepcopy(single[0].model)
+    average.apply(model)
+    return Ensemble([model], standardizer=single[0].standardizer, class_names=single.class_names)
+
+
+def _timed(train: Callable[[], Ensemble]) -> Timed:
     begin = time.perf_counter()
-    return train(), time.perf_counter() - begin
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    return (
-        row["method"],
-        str(row["members"]),
-        f"{row['accuracy']:.4f}",
-        f"{row['log_loss']:.4f}",
-        f"{row['ece']:.4f}",
-        f"{row['relative_time']:.2f}",
-    )
+    return Timed(train(), time.perf_counter() - begin)

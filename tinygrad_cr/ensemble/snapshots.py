@@ -118,17 +118,30 @@ def snapshot_ensemble(
     >>> len(ensemble), ensemble.evaluate(parts.test)[1] > 0.9
     (3, True)
     """
+    first = whole_cycles(cycles, t_mult, epochs)
+    made = settings(hidden, generator, options, DECIDED).with_training(epochs=epochs)
+    return assembled(_trained(*loaded(train, validation), made, lr, low, first, t_mult))
+
+
+def whole_cycles(cycles: int, t_mult: int, epochs: int) -> int:
+    """How many epochs the first cycle has.
+
+    Raises:
+        OptionError: cycles that would not end with an epoch.
+
+    >>> whole_cycles(3, 2, epochs=14)  # 2 + 4 + 8
+    2
+    """
     cycles, epochs = integer("cycles", cycles, least=1), integer("epochs", epochs, least=1)
     t_mult = integer("t_mult", t_mult, least=1)
-    units = sum(t_mult**i for i in range(cycles))
+    units: int = sum(t_mult**i for i in range(cycles))
     if epochs % units:
         fitting = sorted({max(1, epochs // units) * units, -(-epochs // units) * units})
         raise OptionError(
             f"{cycles} cycles with t_mult {t_mult} take a multiple of {units} epochs, got epochs {epochs}; "
             f"take {' or '.join(map(str, fitting))}"
         )
-    made = settings(hidden, generator, options, DECIDED).with_training(epochs=epochs)
-    return assembled(_trained(*loaded(train, validation), made, lr, low, epochs // units, t_mult))
+    return epochs // units
 
 
 def _trained(
