@@ -1,0 +1,435 @@
+"""The page on a hyperparameter search: the winner and how far to trust it, warnings, stages, trials, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinygrad_cr import plots
+from tinygrad_cr.errors import DataError, RunError
+from tinygrad_cr.plots.scales import chosen, label
+from tinygrad_cr.report.document import FRAME, LIMIT, TEXT, document, refuse_foreign, sections, write_page
+from tinygrad_cr.report.drawing import Omission, Picture
+from tinygrad_cr.report.figures import count, duration, finite, fraction, listed, number
+from tinygrad_cr.report.html import Markup, join, scroll, table, tag
+from tinygrad_cr.report.sections import badge, command_line, figure_list, gallery, settings_table
+from tinygrad_cr.report.settings import value_text
+from tinygrad_cr.search.importance import COLUMNS, Importances, importance, parameters
+from tinygrad_cr.search.ledger import read_state
+from tinygrad_cr.search.result import SearchResult, Stage, read
+from tinygrad_cr.search.spaces import describe
+from tinygrad_cr.search.trial import Row, ranked, scored
+from tinygrad_cr.train.run import REPORT
+
+BEST = 20
+"""So many of the best trials are listed."""
+
+COMMAND = "command.json"
+"""What the command line says about a search beside its ledger: the command, the data, the names of its classes."""
+
+LANDSCAPE, COMPARED = "Trials", "Grid and random"
+"""The headings that pictures stand under."""
+
+
+class Search(NamedTuple):
+    """What a folder says about a search.
+
+    Attributes:
+        path: the folder.
+        result: the trials, stages, warnings and the winner.
+        settings: what decided them.
+        command: what the command line wrote; empty for a search from a Python program.
+    """
+
+    path: Path
+    result: SearchResult
+    settings: dict[str, Any]
+    command: dict[str, Any]
+
+    @property
+    def wanted(self) -> int:
+        """How many trials all stages make."""
+        return sum(int(trials) for trials, _ in self.settings["stages"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all trials were made."""
+        return len(self.result) >= self.wanted and len(self.result.stages) == len(self.settings["stages"])
+
+
+def write_search_report(
+    folder: Path | str, out: Path | str | None = None, *, against: Path | str | None = None
+) -> Path:
+    """Write the report on a search, finished or not; where it was written.
+
+    Args:
+        folder: that the search wrote (`out` of `random_search` and the others).
+        out: the file; left out, report.html in that folder. A report that is there already is replaced, any other file
+            is not.
+        against: the folder of another search of the same parameters, which is drawn beside this one: a grid beside random
+            search.
+
+    Raises:
+        RunError: a folder that holds no search, or a broken one, or a file that cannot be written.
+        DataError: of the two searches, not exactly one is a grid.
+
+    >>> write_search_report("no-such-search")
+    Traceback (most recent call last):
+    tinygrad_cr.errors.RunError: no-such-search is no search: it has no search.json; give the folder that a search wrote with out=
+    """
+    search = read_search(folder)
+    other = None if against is None else read_search(against)
+    if other is not None and (search.settings["grid"] is None) == (other.settings["grid"] is None):
+        both = "no" if search.settings["grid"] is None else "a"
+        raise DataError(f"{search.path} and {other.path} are both {both} grid: a grid and a random search are compared")
+    path = Path(out) if out is not None else search.path / REPORT
+    refuse_foreign(path)
+    return write_page(path, _page(search, other))
+
+
+def read_search(folder: Path | str) -> Search:
+    """Everything that a folder says about a search.
+
+    Raises:
+        RunError: it holds none, or a broken one.
+    """
+    path = Path(folder)
+    settings = read_state(path)["settings"]
+    result = read(path)
+    try:
+        command = json.loads((path / COMMAND).read_text()) if (path / COMMAND).exists() else {}
+        if not isinstance(command, dict):
+            raise ValueError(f"{command!r:.80} is no object")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path / COMMAND} is broken: {error}") from None
+    for i, row in enumerate(result):
+        if not row.keys() >= {"trial", "stage", "status", "val_accuracy", "val_loss"}:
+            raise RunError(f"{path} does not hold a whole search: trial {i + 1} of its ledger lacks its figures")
+    return Search(path, result, settings, command)
+
+
+def _page(search: Search, other: Search | None) -> str:
+    room = LIMIT - FRAME - TEXT
+    contents = {
+        "Verdict": join(_verdict(search)),
+        "Pictures": gallery(_pictures(search, other), room, 3),
+        "Stages": _stages(search.result),
+        "Best trials": _best(search.result),
+        "Settings": _settings(search),
+        "How to make it again": _again(search),
+    }
+    if not search.result.rows:
+        del contents["Best trials"], contents["Pictures"]
+    title = search.path.resolve().name
+    return document(title, "search", _summary(search), join(sections(contents)))
+
+
+def _summary(search: Search) -> str:
+    kind = "grid search" if search.settings["grid"] is not None else "random search"
+    if len(search.settings["stages"]) > 1:
+        kind = "coarse-to-fine search"
+    data = f" on {search.command['data']}" if search.command.get("data") else ""
+    stages = ", ".join(f"{trials} × {epochs}" for trials, epochs in search.settings["stages"])
+    return f"a {kind}{data}, trials × epochs: {stages}"
+
+
+# The verdict
+
+
+def verdict(search: Search) -> tuple[str, str]:
+    """A level and a sentence or two: what was found, what it is worth, what is wrong."""
+    result = search.result
+    good = scored(result.rows)
+    made = f"{len(result)} of {count(search.wanted, 'trial')}"
+    if not result.rows:
+        return "note", "No result yet: no trial has finished."
+    if not good:
+        return "fail", f"All {len(result)} trials diverged: no network came of them. Search lower learning rates."
+    best = result.best
+    where = f"{_point(best, result)} (stage {best['stage']}, trial {best['trial']})"
+    worrying = f" {count(len(result.warnings), 'warning')}: see below." if result.warnings else ""
+    if not search.finished:
+        so_far = f"best validation accuracy so far {fraction(best['val_accuracy'])}, {where}"
+        return (
+            "warn" if worrying else "note",
+            f"Unfinished, {made}: {so_far}. The same search goes on from here.{worrying}",
+        )
+    if result.winner is None:
+        known = f"{made}, best validation accuracy {fraction(best['val_accuracy'])}, {where}"
+        return "warn" if worrying else "note", f"{known}. The winner was not made again yet.{worrying}"
+    text = f"The best of {count(len(good), 'trial')} has {where}. "
+    if result.winner.test_accuracy is None:
+        return "warn" if worrying else "note", (
+            f"{text}Its validation accuracy of {fraction(best['val_accuracy'])} chose it, and is too high by an amount "
+            f"that nobody knows without a test part.{worrying}"
+        )
+    text += f"Test accuracy {fraction(result.winner.test_accuracy)}; the validation accuracy that chose it is "
+    return "warn" if worrying else "ok", f"{text}{fraction(best['val_accuracy'])}.{worrying}"
+
+
+def _verdict(search: Search) -> Iterator[Markup | None]:
+    level, sentence = verdict(search)
+    result = search.result
+    if result.warnings:
+        # On top of everything: who reads no further shall have read this.
+        items = [tag("li", badge("warn"), " ", _capital(str(warning))) for warning in result.warnings]
+        yield tag("div", tag("p", tag("strong", "This result is worrying.")), tag("ul", *items), class_="verdict warn")
+    yield tag("p", badge(level), " ", sentence, class_=f"verdict {level}")
+    if result.rows:
+        yield figure_list(_figures(search))
+    if result.winner is not None:
+        yield tag("h3", "How far to trust the winner")
+        yield tag("p", f"{_capital(result.winner.summary())}.")
+        yield tag(
+            "p",
+            "Optimism is the validation accuracy minus the test accuracy. The best of many scores is the luckiest of "
+            "them as well: the test part chose nothing, so believe its accuracy.",
+        )
+
+
+def _figures(search: Search) -> dict[str, str]:
+    rows, winner = search.result.rows, search.result.winner
+    good = scored(rows)
+    entries = {}
+    if winner is not None and winner.test_accuracy is not None:
+        entries |= {"test accuracy": fraction(winner.test_accuracy)}
+    if good:
+        entries |= {"best validation accuracy": fraction(ranked(rows)[0]["val_accuracy"])}
+    if winner is not None and winner.optimism is not None:
+        entries |= {"optimism": fraction(winner.optimism)}
+    lost = sum(row["status"] == "diverged" for row in rows)
+    seconds = sum(row["seconds"] for row in rows if finite(row.get("seconds")))
+    entries |= {"trials": f"{len(rows)} of {search.wanted}", "diverged": f"{lost}"}
+    return entries | {"time of all trials": duration(seconds)}
+
+
+# Tables
+
+
+def _stages(result: SearchResult) -> Markup:
+    names = list(dict.fromkeys(name for stage in result.stages for name in stage.space))
+    head = ("Stage", "Trials", "Epochs", "Diverged", "Best", *names)
+    body = [
+        _stage_row(stage, [row for row in result if row["stage"] == stage.number], names) for stage in result.stages
+    ]
+    return _wide("The ranges that each stage searched, and the best validation accuracy in them", head, body)
+
+
+def _stage_row(stage: Stage, rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    best = ranked(rows)[:1]
+    lost = sum(row["status"] == "diverged" for row in rows)
+    done = f"{len(rows)} of {stage.trials}" if len(rows) < stage.trials else f"{len(rows)}"
+    score = fraction(best[0]["val_accuracy"]) if best else "–"
+    ranges = [describe_short(stage.space.get(name)) for name in names]
+    return [f"{stage.number}", done, f"{stage.epochs}", f"{lost}", score, *ranges]
+
+
+def describe_short(dimension: Any) -> str:
+    """A range in few digits.
+
+    >>> from tinygrad_cr.search.spaces import LogUniform, Choice
+    >>> describe_short(LogUniform(1e-6, 2.34567e-3)), describe_short(Choice([50, 100])), describe_short(0.9)
+    ('1e-06 to 0.00235 (log)', 'one of 50, 100', '0.9')
+    """
+    if hasattr(dimension, "low"):
+        log = " (log)" if type(dimension).__name__ == "LogUniform" else ""
+        return f"{number(dimension.low, 3)} to {number(dimension.high, 3)}{log}"
+    return describe(dimension) if hasattr(dimension, "values") else _value(dimension)
+
+
+def _best(result: SearchResult) -> Markup:
+    names = [name for name in dict.fromkeys(key for row in result for key in row) if name not in COLUMNS]
+    varied = [name for name in names if name in parameters(result)]
+    fixed = [name for name in names if name not in varied]
+    head = ("Rank", "Stage", "Trial", "Validation accuracy", "Training accuracy", "Validation loss", "Epochs", *varied)
+    best = ranked(result.rows)
+    body = [
+        [
+            f"{rank}",
+            f"{row['stage']}",
+            f"{row['trial']}",
+            tag("strong", fraction(row["val_accuracy"])) if rank == 1 else fraction(row["val_accuracy"]),
+            fraction(row.get("accuracy")),
+            number(row["val_loss"]),
+            f"{row.get('epoch', '–')}" + (" (stopped)" if row["status"] == "stopped" else ""),
+            *(_value(row.get(name)) for name in varied),
+        ]
+        for rank, row in enumerate(best[:BEST], 1)
+    ]
+    if not body:
+        return tag("p", "No trial has a score.")
+    parts = [_wide(f"The best {len(body)} of {len(best)} trials with a score", head, body)]
+    if fixed:
+        row = best[0]
+        parts.append(
+            tag("p", "The same in all: " + ", ".join(f"{name} {_value(row.get(name))}" for name in fixed) + ".")
+        )
+    return join(parts)
+
+
+def _wide(caption: str, head: Sequence[str], body: Sequence[Sequence[Markup | str]]) -> Markup:
+    return scroll(caption, table(caption, head, body, class_="trials"))
+
+
+def _settings(search: Search) -> Markup:
+    flat = {key: value for key, value in search.settings.items() if key not in ("space", "grid", "stages", "data")}
+    ranges = {name: describe_short(dimension) for name, dimension in _space(search).items()}
+    halving = flat.pop("halving", None)
+    entries = {name.replace("_", " "): value_text(name, value) for name, value in flat.items()}
+    if halving:
+        entries["successive halving"] = (
+            f"one in {halving['eta']} goes on, first after {count(halving['first'], 'epoch')}"
+        )
+    entries["trials × epochs"] = ", ".join(f"{trials} × {epochs}" for trials, epochs in search.settings["stages"])
+    if search.settings["grid"] is not None:
+        ranges = {name: ", ".join(map(_value, values)) for name, values in search.settings["grid"].items()}
+    return tag("div", settings_table("Space", ranges), settings_table("Search", entries), class_="settings")
+
+
+def _space(search: Search) -> Mapping[str, Any]:
+    return search.result.stages[0].space if search.result.stages else {}
+
+
+def _again(search: Search) -> Markup:
+    command = search.command.get("command")
+    seed = search.settings.get("seed")
+    if not isinstance(command, list) or not command:
+        return tag("p", f"A Python program made this search: run it again with the settings above. Its seed is {seed}.")
+    return join(
+        [
+            command_line(command),
+            tag(
+                "p",
+                "With the same data and versions it makes the same trials, whatever the number of workers. In this folder it "
+                "goes on where the search ended; choose another --out to make it anew.",
+            ),
+        ]
+    )
+
+
+# Pictures
+
+
+def _pictures(search: Search, other: Search | None) -> Iterator[Picture | Omission]:
+    result = search.result
+    yield _landscape(result)
+    yield _importance(result)
+    if other is not None:
+        yield _compared(search, other)
+
+
+def _landscape(result: SearchResult) -> Picture | Omission:
+    names = chosen(result, [None, None])
+    if not names:
+        return Omission("the trials", "nothing was varied")
+    axes = "learning rate and regularisation" if names == ["lr", "reg"] else listed(names)
+    return Picture(
+        LANDSCAPE,
+        "the trials",
+        partial(_draw_trials, result),
+        landscape_text(result, names),
+        f"The trials over {axes}: the lighter, the better; frames are the ranges of the stages. A best trial near the "
+        "edge of a range means that better ones may lie outside.",
+        height=4.6,
+    )
+
+
+def landscape_text(result: SearchResult, names: Sequence[str]) -> str:
+    """What the scatter of trials shows, in words."""
+    lost = len(result) - len(scored(result.rows))
+    text = f"{count(len(result), 'trial')} over {listed(names)}"
+    best = ranked(result.rows)[:1]
+    if best:
+        values = ", ".join(f"{name} {_value(best[0].get(name))}" for name in names)
+        text += f"; the best, with validation accuracy {fraction(best[0]['val_accuracy'])}, at {values}"
+    text += f"; {lost} diverged." if lost else "; none diverged."
+    for stage in result.stages:
+        ranges = [f"{name} {describe_short(stage.space[name])}" for name in names if name in stage.space]
+        text += f" Stage {stage.number}: {', '.join(ranges)}." if ranges else ""
+    return text
+
+
+def _importance(result: SearchResult) -> Picture | Omission:
+    try:
+        # Of several stages the first has the widest ranges, in which it shows what matters.
+        first = [row for row in result if row["stage"] == result[0]["stage"]]
+        found = importance(first)
+    except DataError as error:
+        return Omission("importance of the hyperparameters", str(error))
+    which = "" if len(first) == len(result) else " of the first stage"
+    return Picture(
+        LANDSCAPE,
+        "importance of the hyperparameters",
+        partial(_draw_importance, found),
+        importance_text(found),
+        f"The share of the differences in validation accuracy between the trials{which} that each hyperparameter explains, "
+        "by itself (dark) and together with others (hatched); lines are 80 % intervals. Search on where bars are long.",
+        height=2.4 + 0.3 * min(len(found), 10),
+    )
+
+
+def importance_text(found: Importances) -> str:
+    """What the bars show, in words."""
+    parts = [
+        f"{each.name} {100 * each.total:.0f} % ({100 * each.low:.0f} to {100 * each.high:.0f} %)" for each in found
+    ]
+    return (
+        f"Share of the variance of validation accuracy over {found.trials} trials: {listed(parts)}. "
+        f"Cross-validated R² {found.explained:.2f}."
+    )
+
+
+def _compared(search: Search, other: Search) -> Picture | Omission:
+    grid, random = (search, other) if search.settings["grid"] is not None else (other, search)
+    sides = {"Grid": grid.result, "Random": random.result}
+    if not all(each.rows for each in sides.values()):
+        return Omission("grid and random search", "one of them has no trial yet")
+    texts = [
+        f"{name}: {count(len(result), 'trial')}"
+        + (f", best {fraction(ranked(result.rows)[0]['val_accuracy'])}" if scored(result.rows) else ", all diverged")
+        for name, result in sides.items()
+    ]
+    return Picture(
+        COMPARED,
+        "grid and random search",
+        partial(_draw_compared, grid.result, random.result),
+        f"{'. '.join(texts)}.",
+        "Grid and random search on the same ranges. The strips show the validation accuracy over each parameter: a grid "
+        "tries few values of the one that matters, random search as many as it has trials.",
+        height=3.4,
+        bare=True,
+    )
+
+
+def _draw_trials(result: SearchResult, ax: Any) -> Any:
+    return plots.trials(result, ax=ax)
+
+
+def _draw_importance(found: Importances, ax: Any) -> Any:
+    return plots.importance(found, ax=ax)
+
+
+def _draw_compared(grid: SearchResult, random: SearchResult, ax: Any) -> Any:
+    return plots.grid_versus_random(grid, random, ax=ax)
+
+
+def _point(row: Row, result: SearchResult) -> str:
+    return ", ".join(f"{name} {_value(row[name])}" for name in result.space.free if name in row) or "fixed settings"
+
+
+def _value(value: Any) -> str:
+    """A hyperparameter as people write it.
+
+    >>> _value(0.00123456), _value([100, 50]), _value("adam"), _value(None)
+    ('0.001235', '100-50', 'adam', '–')
+    """
+    if value is None:
+        return "–"
+    return number(value) if finite(value) else label(value)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
