@@ -6,17 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import pytest
 
+from search_setting import After, environment, ledger, plain, search, wait_for
 from search_tasks import (
     Awkward,
     Diary,
@@ -191,8 +191,8 @@ def test_a_worker_killed_from_outside_loses_nothing(tmp_path):
             assert task.key not in found
             found[task.key] = rows
             if len(found) == 4:
-                open_tasks = [i for i in range(12) if diary.begun(i) and i not in found]
-                os.kill(diary.begun(open_tasks[0])[-1], signal.SIGKILL)
+                victim = wait_for(lambda: [i for i in range(12) if diary.begun(i) and i not in found], 1)[0]
+                os.kill(diary.begun(victim)[-1], signal.SIGKILL)
     assert dict(sorted(found.items())) == SQUARES
 
 
@@ -225,6 +225,43 @@ def test_an_executor_that_was_shut_down_is_an_error():
         by_key(run_tasks(tasks(1), square, executor))
 
 
+# A whole search
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[dict[str, Any]]:
+    """What a search in one process finds."""
+    return plain(search())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_search_finds_the_same_with_any_number_of_workers(workers, expected):
+    with process_pool(workers) as pool:
+        assert plain(search(pool, group_size=2)) == expected
+
+
+def test_a_search_one_of_whose_workers_is_killed_is_the_search_of_one_process(expected, tmp_path):
+    def kill() -> None:
+        os.kill(active_children()[0].pid, signal.SIGKILL)
+
+    with process_pool(2) as pool:
+        assert plain(search(pool, tmp_path, reporter=After(4, kill))) == expected
+    assert plain(ledger(tmp_path)) == expected
+
+
+def test_a_search_whose_pool_breaks_goes_on_with_another(expected, tmp_path):
+    with ProcessPoolExecutor(1, get_context("spawn")) as broken:
+        process = broken.submit(os.getpid).result()
+        with pytest.raises(ExecutorError, match=r"Before that, \d+ tasks"):
+            search(broken, tmp_path, reporter=After(4, lambda: os.kill(process, signal.SIGKILL)))
+    before = ledger(tmp_path)
+    assert 4 <= len(before) < len(expected)
+    with process_pool(1) as pool:
+        assert plain(search(pool, tmp_path)) == expected
+    after = ledger(tmp_path)
+    assert (after[: len(before)], plain(after)) == (before, expected)
+
+
 # Programs
 
 
@@ -232,11 +269,6 @@ def program(folder: Path, text: str) -> Path:
     path = folder / "program.py"
     path.write_text(text)
     return path
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
-    return os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
 
 
 def test_a_program_without_a_guard_is_told_so(tmp_path):
@@ -289,15 +321,6 @@ def test_a_program_that_is_stopped_leaves_no_worker_behind(how, tmp_path):
             running.wait()
     assert told.count("KeyboardInterrupt") == (0 if how == "SIGKILL" else 1), told
     assert [diary.begun(i) for i in range(2, 8)] == [[]] * 6
-
-
-def wait_for(look: Any, count: int) -> list[int]:
-    for _ in range(600):
-        found: list[int] = look()
-        if len(found) >= count:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"waited 30 s for {count}, found {found}")
 
 
 def alive(process: int) -> bool:

@@ -3,8 +3,10 @@
 Whatever the executor and the number of its workers, each task's rows come back exactly once:
 
 - A worker that dies loses the task it had. It is submitted again, at most `ATTEMPTS` times in all: a task that kills
-  every worker ends in an error that names it. Dask does the same by itself, so its verdict on a task is final.
-  So does whatever else an executor may say of a task: errors inside tasks come back as values, never this way.
+  every worker ends in an error that names it. The same holds for whatever else an executor may say of a task, since
+  errors inside tasks come back as values, never this way.
+- Dask submits lost tasks again by itself, and when it gives one up, that one may have been no more than a neighbour.
+  It waits until all others are done and is tried alone: who fails then is guilty.
 - An executor that dies as a whole ends in an error that says how much is finished; what had finished was handed over
   before it, so a search with a ledger goes on from there.
 - An error inside a task is the caller's: it keeps its type, and a note says which task it was and where.
@@ -117,20 +119,17 @@ def _one_after_another(tasks: Iterable[T], run: Run[T]) -> Results[T]:
 
 @dataclass(eq=False)
 class _Order(Generic[T]):
-    """A task on its way: how often it was lost, and the data that goes with it because its worker could not find it."""
+    """A task on its way: how often it was lost, whether Dask gave it up, and what data its worker could not find."""
 
     task: T
     lost: int = 0
+    suspect: bool = False
     sent: dict[str, bytes] = field(default_factory=dict)
 
 
-def _final(error: BaseException) -> bool:
-    """Whether it is in vain to submit a task again that ended like this.
-
-    A `StartError` would come again. Dask's KilledWorker comes after as many attempts as Dask is told to make; without
-    nannies, each of them cost a worker for good.
-    """
-    return not isinstance(error, Exception) or isinstance(error, StartError) or type(error).__name__ == "KilledWorker"
+def _hopeless(error: BaseException) -> bool:
+    """Whether a task that ended like this would end so again."""
+    return isinstance(error, StartError) or not isinstance(error, Exception)
 
 
 @contextmanager
@@ -148,6 +147,7 @@ class _Foreman(Generic[T]):
         self.tasks, self.run, self.executor, self.window = iter(tasks), run, executor, window
         self.again: deque[_Order[T]] = deque()
         self.parked: list[_Order[T]] = []
+        self.suspects: deque[_Order[T]] = deque()
         self.flying: dict[Future[Any], _Order[T]] = {}
         self.broken: Exception | None = None
         self.finished = self.rows = 0
@@ -193,14 +193,17 @@ class _Foreman(Generic[T]):
 
     def _fill(self) -> None:
         while self.broken is None and len(self.flying) < self.window:
-            if self.again:
-                order = self.again.popleft()
-            else:
-                try:
-                    order = _Order(next(self.tasks))
-                except StopIteration:
-                    return
+            order = self._next()
+            if order is None:
+                return
             self._submit(order)
+
+    def _next(self) -> _Order[T] | None:
+        if self.again:
+            return self.again.popleft()
+        for task in self.tasks:
+            return _Order(task)
+        return self.suspects.popleft() if self.suspects and not self.flying else None
 
     def _submit(self, order: _Order[T]) -> None:
         attempt = _Attempt(self.run, order.task, order.sent, _process())
@@ -225,12 +228,15 @@ class _Foreman(Generic[T]):
         if isinstance(error, BrokenExecutor) and not isinstance(self.executor, ProcessPool):
             self.broken = error
             return None
+        if type(error).__name__ == "KilledWorker" and not order.suspect:
+            order.suspect = True
+            self.suspects.append(order)
+            return None
         order.lost += 1
-        killed = isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
-        if order.lost < ATTEMPTS and not _final(error):
+        if order.lost < ATTEMPTS and not order.suspect and not _hopeless(error):
             self.again.append(order)
             return None
-        if killed:
+        if order.suspect or isinstance(error, BrokenExecutor):
             raise TaskError(
                 f"task {order.task.key!r} was lost with its worker again and again, so it probably kills it: "
                 f"is there memory enough? {self._so_far()}"

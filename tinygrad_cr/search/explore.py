@@ -136,8 +136,10 @@ class Explorer:
         return final_rows(self.ledger.rows.values(), self.plan.halving is not None)
 
     def _write(self) -> None:
+        """Unless the ledger knows as much already."""
         stages = [vars(stage) | {"space": stage.space.to_dict()} for stage in self.stages]
-        if (self.ledger.state["stages"], self.ledger.state.get("warnings")) != (stages, self.warnings):
+        known = self.ledger.state["stages"][: len(stages)], self.ledger.state["warnings"][: len(self.warnings)]
+        if known != (stages, self.warnings):
             self.ledger.write(stages=stages, warnings=self.warnings)
 
     def _say_what_is_known(self) -> None:

@@ -51,7 +51,8 @@ class Ledger:
 
     def __init__(self, path: Path | str | None, settings: Mapping[str, Any]) -> None:
         self.path = None if path is None else Path(path)
-        self.state: dict[str, Any] = {"format": FORMAT, "settings": _plain(settings), "stages": [], "winner": None}
+        self.state: dict[str, Any] = {"format": FORMAT, "settings": _plain(settings)}
+        self.state |= {"stages": [], "warnings": [], "winner": None}
         self.rows: dict[Key, Row] = {}
         self.torn = False
         self._lock: int | None = None
@@ -123,6 +124,9 @@ class Ledger:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._hold(path)
+            for name in (SEARCH, WINNER):
+                for left in path.glob(f".{name}.*"):  # by a process that was killed while it wrote
+                    left.unlink()
             if (path / SEARCH).exists():
                 self._go_on(path)
             elif any(path.iterdir()):
@@ -153,7 +157,7 @@ class Ledger:
                 f"{path} holds another search: {'; '.join(differences)}. Nothing was written; "
                 "go on with the same settings, or choose a new folder"
             )
-        content, whole = (path / TRIALS).read_bytes() if (path / TRIALS).exists() else b"", 0
+        content = (path / TRIALS).read_bytes() if (path / TRIALS).exists() else b""
         whole = content.rfind(b"\n") + 1
         rows = parse(content[:whole], path)
         if whole < len(content):
@@ -175,7 +179,7 @@ def read_state(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((path / SEARCH).read_text())
         if state["format"] != FORMAT:
             raise RunError(f"{path} has search format {state['format']}, this version reads {FORMAT}")
-        state["settings"], state["stages"], state["winner"]
+        _ = [state[key] for key in ("settings", "stages", "warnings", "winner")]
     except RunError:
         raise
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -32,21 +32,25 @@ def standard_error(accuracy: float, rows: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / rows)
 
 
-def optimism_bound(accuracy: float, trials: int, rows: int) -> float:
+def optimism_bound(score: float, trials: int, rows: int) -> float:
     """How much the best of n scores exceeds the truth on average if all trials are equally good.
 
-    That is ``E[max of n standard normals] * sqrt(p (1 - p) / m)``. Trials that differ, and errors that are
-    alike because the same rows make them, lead to less.
+    That is ``E[max of n standard normals] * sqrt(p (1 - p) / m)``, p being the score less this very excess. Trials that
+    differ, and errors that are alike because the same rows make them, lead to less.
 
     Args:
-        accuracy: about that of the best, p.
+        score: the best one.
         trials: n.
         rows: of the validation part, m.
 
     >>> round(optimism_bound(0.9, 100, 1000), 4)
-    0.0238
+    0.0263
     """
-    return expected_maximum(integer("trials", trials, least=1)) * standard_error(accuracy, rows)
+    lucky = expected_maximum(integer("trials", trials, least=1))
+    excess = 0.0
+    for _ in range(5):
+        excess = lucky * standard_error(_inside(score - excess, rows), rows)
+    return excess
 
 
 def expected_optimism(scores: Sequence[float], rows: int) -> float:
@@ -68,8 +72,7 @@ def expected_optimism(scores: Sequence[float], rows: int) -> float:
     if not len(scores):
         raise OptionError("the optimism of no scores: it wants at least one")
     means = np.asarray(scores, np.float64)
-    # A score of 1 or 0 has an error as well: that of a row that could have been otherwise.
-    safe = np.clip(means, 0.5 / rows, 1 - 0.5 / rows)
+    safe = _inside(means, rows)
     spreads = np.sqrt(safe * (1 - safe) / rows)
     floor = (means - REACH * spreads).max()
     able = means + REACH * spreads > floor
@@ -91,6 +94,11 @@ def expected_maximum(n: int) -> float:
     density = n * _density(x) * _distribution(x) ** (n - 1)
     # + 0.0: of one number the integral is a zero that may come out negative.
     return round(float(np.trapezoid(x * density, x)), 12) + 0.0
+
+
+def _inside(accuracy: Any, rows: int) -> Any:
+    """An accuracy whose error is not 0: where all answers were right, half of one could have been wrong."""
+    return np.clip(accuracy, 0.5 / rows, 1 - 0.5 / rows)
 
 
 def _winning_density(x: Array, means: Array, spreads: Array) -> Array:

@@ -85,7 +85,8 @@ class Plan:
             "space": self.space.to_dict(),
             "stages": [list(stage) for stage in self.stages],
             "seed": self.seed,
-            "grid": self.grid,
+            # As pairs: their order numbers the points.
+            "grid": None if self.grid is None else [[name, values] for name, values in self.grid.items()],
             "halving": None if self.halving is None else dict(vars(self.halving)),
         }
 
@@ -97,7 +98,7 @@ class Plan:
             Space.from_dict(settings["space"]),
             tuple((trials, epochs) for trials, epochs in settings["stages"]),
             settings["seed"],
-            settings["grid"],
+            None if settings["grid"] is None else dict(settings["grid"]),
             None if halving is None else Halving(**halving),
         )
 

@@ -143,7 +143,7 @@ def read(path: Path | str) -> SearchResult:
     return SearchResult(
         final_rows(ledger.read_rows(folder), state["settings"].get("halving") is not None),
         stages,
-        state.get("warnings", []),
+        state["warnings"],
         load_winner(folder, state["winner"]),
     )
 

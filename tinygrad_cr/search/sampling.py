@@ -85,7 +85,7 @@ def grid_values(space: Space, points: int | Mapping[str, int | Sequence[Any]]) -
         elif isinstance(dimension, Choice):
             values[name] = [as_value(name, value) for value in dimension.values]
         elif name in wanted:
-            count = integer(f"the points of {name}", given, least=1)
+            count = integer(f"the points of {name}", given, least=1, below=LARGEST_GRID + 1)
             values[name] = [as_value(name, value) for value in dimension.grid(count)]
         else:
             raise OptionError(f"points says nothing about {name}: add how many, {{{name!r}: 5}}, or a list of values")

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tinygrad_cr.errors import OptionError, TinygradError, unknown_name
 from tinygrad_cr.options import integer
 from tinygrad_cr.search.parameters import PARAMETERS
@@ -289,13 +291,18 @@ def _checked(name: str, dimension: Any) -> Any:
 
 def _check_range(dimension: Range) -> None:
     low, high, name = dimension.low, dimension.high, type(dimension).__name__
+    kinds = int | float | np.integer | np.floating
     for end in (low, high):
-        if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
+        if isinstance(end, bool) or not isinstance(end, kinds) or not math.isfinite(end):
             raise OptionError(f"{name} wants two finite numbers, got ({low!r}, {high!r})")
     if low == high:
         raise OptionError(f"{name}({low!r}, {high!r}) is empty: give a single value as it is, without a range")
     if low > high:
         raise OptionError(f"{name}({low!r}, {high!r}) is inverted: the low end comes first, {name}({high!r}, {low!r})")
+    # Plain numbers, which JSON can hold.
+    kind = int if isinstance(dimension, IntUniform) else float
+    object.__setattr__(dimension, "low", kind(low))
+    object.__setattr__(dimension, "high", kind(high))
 
 
 def _hashable(value: Any) -> Any:

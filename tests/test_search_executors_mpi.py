@@ -1,0 +1,72 @@
+"""Under `mpiexec`: one process asks, the others work."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search_setting import TRIALS, ledger, plain, run, search
+
+PROGRAM = Path(__file__).parent / "mpi_program.py"
+MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def reason() -> str:
+    """Why there is no MPI here; nothing if there is."""
+    if importlib.util.find_spec("mpi4py") is None:
+        return "mpi4py is not installed: pip install 'tinygrad_cr[mpi]'"
+    if MPIEXEC is None:
+        return "no mpiexec: pip install mpich, or your system's MPI"
+    # In a process of its own: tests are no MPI program.
+    command = [sys.executable, "-c", "from mpi4py import MPI"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return f"mpi4py finds no MPI: {done.stderr.splitlines()[-1]}" if done.returncode else ""
+
+
+NO_MPI = reason()
+pytestmark = pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)
+
+
+def mpi(folder: Path, *arguments: str) -> tuple[int, str]:
+    # Open MPI asks to be told that it may run as root and start more processes than there are cores; MPICH does not.
+    allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    more = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
+    command = [MPIEXEC, "-n", "3", sys.executable, "-m", "mpi4py.futures", PROGRAM, folder, *arguments]
+    return run(command, **allowed, **more)
+
+
+def found(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def test_two_workers_under_mpiexec_find_what_one_process_finds(tmp_path):
+    code, output = mpi(tmp_path)
+    assert code == 0, output
+    result = found(tmp_path)
+    assert result["workers"] == 2
+    assert result["squares"] == [i * i for i in range(8)]
+    assert len(set(result["processes"])) == 2
+    assert result["master"] not in result["processes"]
+    assert result["rows"] == plain(search())
+
+
+def test_a_job_that_dies_with_one_of_its_workers_goes_on_from_the_ledger(tmp_path):
+    code, _ = mpi(tmp_path, "4")
+    assert code != 0
+    before = ledger(tmp_path / "search")
+    assert 4 <= len(before) < TRIALS
+    code, output = mpi(tmp_path)
+    assert code == 0, output
+    assert found(tmp_path)["rows"] == plain(search())
+    after = ledger(tmp_path / "search")
+    assert after[: len(before)] == before
+    assert [row["trial"] for row in plain(after)] == list(range(1, TRIALS + 1))
