@@ -113,7 +113,16 @@ def ensemble_sizes(rows: Sequence[Mapping[str, Any]], key: str = "accuracy", *, 
     handles += ax.plot(sizes, means, "o-", color=BLUE, markersize=size / 2, zorder=4, label="mean of its size")
     dots = np.array([(many, value) for many in sizes for value in found[many]])
     handles.append(
-        ax.scatter(dots[:, 0], dots[:, 1], s=(size / 3) ** 2, color=GREY, alpha=0.5, linewidths=0, zorder=2, label="an ensemble")
+        ax.scatter(
+            dots[:, 0],
+            dots[:, 1],
+            s=(size / 3) ** 2,
+            color=GREY,
+            alpha=0.5,
+            linewidths=0,
+            zorder=2,
+            label="an ensemble",
+        )
     )
     if len(sizes) > 1:
         handles.append(

@@ -118,7 +118,8 @@ def _points(ax: Axes, rows: Sequence[Row], across: Scale, down: Scale | None) ->
 
 
 def _star(ax: Axes, rows: Sequence[Row], across: Scale, down: Scale | None) -> Artist:
-    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    # Those that went further in successive halving are better, whatever the others had when they were stopped.
+    best = max(rows, key=lambda row: (row.get("rung", 0), float(row["val_accuracy"])))
     size = small(ax)
     letters = 7 if size < SMALL else 16
     where = ", ".join(scale.text(best, letters) for scale in (across, down) if scale is not None)

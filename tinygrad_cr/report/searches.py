@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinygrad_cr import plots
 from tinygrad_cr.errors import DataError, RunError
-from tinygrad_cr.plots.scales import chosen, label
 from tinygrad_cr.report.document import FRAME, LIMIT, TEXT, document, refuse_foreign, sections, write_page
-from tinygrad_cr.report.drawing import Omission, Picture
-from tinygrad_cr.report.figures import count, duration, finite, fraction, listed, number
-from tinygrad_cr.report.html import Markup, join, scroll, table, tag
+from tinygrad_cr.report.figures import count, duration, finite, fraction, number
+from tinygrad_cr.report.html import Markup, join, numbers, tag
+from tinygrad_cr.report.search_pictures import Sides, pictures, range_in_words, value_in_words
 from tinygrad_cr.report.sections import badge, command_line, figure_list, gallery, settings_table
 from tinygrad_cr.report.settings import value_text
-from tinygrad_cr.search.importance import COLUMNS, Importances, importance, parameters
+from tinygrad_cr.search.importance import COLUMNS, parameters
 from tinygrad_cr.search.ledger import read_state
 from tinygrad_cr.search.result import SearchResult, Stage, read
-from tinygrad_cr.search.spaces import describe
 from tinygrad_cr.search.trial import Row, ranked, scored
 from tinygrad_cr.train.run import REPORT
 
@@ -29,9 +25,6 @@ BEST = 20
 
 COMMAND = "command.json"
 """What the command line says about a search beside its ledger: the command, the data, the names of its classes."""
-
-LANDSCAPE, COMPARED = "Trials", "Grid and random"
-"""The headings that pictures stand under."""
 
 
 class Search(NamedTuple):
@@ -69,16 +62,16 @@ def write_search_report(
         folder: that the search wrote (`out` of `random_search` and the others).
         out: the file; left out, report.html in that folder. A report that is there already is replaced, any other file
             is not.
-        against: the folder of another search of the same parameters, which is drawn beside this one: a grid beside random
-            search.
+        against: the folder of another search of the same parameters, which is drawn beside this one: a grid beside
+            random search.
 
     Raises:
         RunError: a folder that holds no search, or a broken one, or a file that cannot be written.
         DataError: of the two searches, not exactly one is a grid.
 
-    >>> write_search_report("no-such-search")
+    >>> write_search_report("none")
     Traceback (most recent call last):
-    tinygrad_cr.errors.RunError: no-such-search is no search: it has no search.json; give the folder that a search wrote with out=
+    tinygrad_cr.errors.RunError: none is no search: it has no search.json; give the folder that a search wrote with out=
     """
     search = read_search(folder)
     other = None if against is None else read_search(against)
@@ -115,7 +108,7 @@ def _page(search: Search, other: Search | None) -> str:
     room = LIMIT - FRAME - TEXT
     contents = {
         "Verdict": join(_verdict(search)),
-        "Pictures": gallery(_pictures(search, other), room, 3),
+        "Pictures": gallery(pictures(search.result, _sides(search, other)), room, 3),
         "Stages": _stages(search.result),
         "Best trials": _best(search.result),
         "Settings": _settings(search),
@@ -150,7 +143,7 @@ def verdict(search: Search) -> tuple[str, str]:
         return "fail", f"All {len(result)} trials diverged: no network came of them. Search lower learning rates."
     best = result.best
     where = f"{_point(best, result)} (stage {best['stage']}, trial {best['trial']})"
-    worrying = f" {count(len(result.warnings), 'warning')}: see below." if result.warnings else ""
+    worrying = f" {count(len(result.warnings), 'warning')}: see above." if result.warnings else ""
     if not search.finished:
         so_far = f"best validation accuracy so far {fraction(best['val_accuracy'])}, {where}"
         return (
@@ -175,8 +168,13 @@ def _verdict(search: Search) -> Iterator[Markup | None]:
     result = search.result
     if result.warnings:
         # On top of everything: who reads no further shall have read this.
-        items = [tag("li", badge("warn"), " ", _capital(str(warning))) for warning in result.warnings]
-        yield tag("div", tag("p", tag("strong", "This result is worrying.")), tag("ul", *items), class_="verdict warn")
+        items = [tag("li", _capital(str(warning)), ".") for warning in result.warnings]
+        yield tag(
+            "div",
+            tag("p", badge("warn"), " ", tag("strong", "This result is worrying.")),
+            tag("ul", *items),
+            class_="verdict warn",
+        )
     yield tag("p", badge(level), " ", sentence, class_=f"verdict {level}")
     if result.rows:
         yield figure_list(_figures(search))
@@ -215,7 +213,7 @@ def _stages(result: SearchResult) -> Markup:
     body = [
         _stage_row(stage, [row for row in result if row["stage"] == stage.number], names) for stage in result.stages
     ]
-    return _wide("The ranges that each stage searched, and the best validation accuracy in them", head, body)
+    return numbers("The ranges that each stage searched, and the best validation accuracy in them", head, body)
 
 
 def _stage_row(stage: Stage, rows: Sequence[Row], names: Sequence[str]) -> list[str]:
@@ -223,21 +221,8 @@ def _stage_row(stage: Stage, rows: Sequence[Row], names: Sequence[str]) -> list[
     lost = sum(row["status"] == "diverged" for row in rows)
     done = f"{len(rows)} of {stage.trials}" if len(rows) < stage.trials else f"{len(rows)}"
     score = fraction(best[0]["val_accuracy"]) if best else "–"
-    ranges = [describe_short(stage.space.get(name)) for name in names]
+    ranges = [range_in_words(stage.space.get(name)) for name in names]
     return [f"{stage.number}", done, f"{stage.epochs}", f"{lost}", score, *ranges]
-
-
-def describe_short(dimension: Any) -> str:
-    """A range in few digits.
-
-    >>> from tinygrad_cr.search.spaces import LogUniform, Choice
-    >>> describe_short(LogUniform(1e-6, 2.34567e-3)), describe_short(Choice([50, 100])), describe_short(0.9)
-    ('1e-06 to 0.00235 (log)', 'one of 50, 100', '0.9')
-    """
-    if hasattr(dimension, "low"):
-        log = " (log)" if type(dimension).__name__ == "LogUniform" else ""
-        return f"{number(dimension.low, 3)} to {number(dimension.high, 3)}{log}"
-    return describe(dimension) if hasattr(dimension, "values") else _value(dimension)
 
 
 def _best(result: SearchResult) -> Markup:
@@ -255,28 +240,31 @@ def _best(result: SearchResult) -> Markup:
             fraction(row.get("accuracy")),
             number(row["val_loss"]),
             f"{row.get('epoch', '–')}" + (" (stopped)" if row["status"] == "stopped" else ""),
-            *(_value(row.get(name)) for name in varied),
+            *(value_in_words(row.get(name)) for name in varied),
         ]
         for rank, row in enumerate(best[:BEST], 1)
     ]
     if not body:
         return tag("p", "No trial has a score.")
-    parts = [_wide(f"The best {len(body)} of {len(best)} trials with a score", head, body)]
+    parts = [numbers(f"The best {len(body)} of {len(best)} trials with a score", head, body)]
     if fixed:
         row = best[0]
         parts.append(
-            tag("p", "The same in all: " + ", ".join(f"{name} {_value(row.get(name))}" for name in fixed) + ".")
+            tag("p", "The same in all: " + ", ".join(f"{name} {value_in_words(row.get(name))}" for name in fixed) + ".")
         )
     return join(parts)
 
 
-def _wide(caption: str, head: Sequence[str], body: Sequence[Sequence[Markup | str]]) -> Markup:
-    return scroll(caption, table(caption, head, body, class_="trials"))
+def _sides(search: Search, other: Search | None) -> Sides | None:
+    if other is None:
+        return None
+    grid, random = (search, other) if search.settings["grid"] is not None else (other, search)
+    return grid.result, random.result
 
 
 def _settings(search: Search) -> Markup:
     flat = {key: value for key, value in search.settings.items() if key not in ("space", "grid", "stages", "data")}
-    ranges = {name: describe_short(dimension) for name, dimension in _space(search).items()}
+    ranges = {name: range_in_words(dimension) for name, dimension in _space(search).items()}
     halving = flat.pop("halving", None)
     entries = {name.replace("_", " "): value_text(name, value) for name, value in flat.items()}
     if halving:
@@ -285,7 +273,7 @@ def _settings(search: Search) -> Markup:
         )
     entries["trials × epochs"] = ", ".join(f"{trials} × {epochs}" for trials, epochs in search.settings["stages"])
     if search.settings["grid"] is not None:
-        ranges = {name: ", ".join(map(_value, values)) for name, values in search.settings["grid"].items()}
+        ranges = {name: ", ".join(map(value_in_words, values)) for name, values in search.settings["grid"].items()}
     return tag("div", settings_table("Space", ranges), settings_table("Search", entries), class_="settings")
 
 
@@ -303,132 +291,18 @@ def _again(search: Search) -> Markup:
             command_line(command),
             tag(
                 "p",
-                "With the same data and versions it makes the same trials, whatever the number of workers. In this folder it "
-                "goes on where the search ended; choose another --out to make it anew.",
+                "With the same data and versions it makes the same trials, whatever the number of workers. In this "
+                "folder it goes on where the search ended; choose another --out to make it anew.",
             ),
         ]
     )
 
 
-# Pictures
-
-
-def _pictures(search: Search, other: Search | None) -> Iterator[Picture | Omission]:
-    result = search.result
-    yield _landscape(result)
-    yield _importance(result)
-    if other is not None:
-        yield _compared(search, other)
-
-
-def _landscape(result: SearchResult) -> Picture | Omission:
-    names = chosen(result, [None, None])
-    if not names:
-        return Omission("the trials", "nothing was varied")
-    axes = "learning rate and regularisation" if names == ["lr", "reg"] else listed(names)
-    return Picture(
-        LANDSCAPE,
-        "the trials",
-        partial(_draw_trials, result),
-        landscape_text(result, names),
-        f"The trials over {axes}: the lighter, the better; frames are the ranges of the stages. A best trial near the "
-        "edge of a range means that better ones may lie outside.",
-        height=4.6,
-    )
-
-
-def landscape_text(result: SearchResult, names: Sequence[str]) -> str:
-    """What the scatter of trials shows, in words."""
-    lost = len(result) - len(scored(result.rows))
-    text = f"{count(len(result), 'trial')} over {listed(names)}"
-    best = ranked(result.rows)[:1]
-    if best:
-        values = ", ".join(f"{name} {_value(best[0].get(name))}" for name in names)
-        text += f"; the best, with validation accuracy {fraction(best[0]['val_accuracy'])}, at {values}"
-    text += f"; {lost} diverged." if lost else "; none diverged."
-    for stage in result.stages:
-        ranges = [f"{name} {describe_short(stage.space[name])}" for name in names if name in stage.space]
-        text += f" Stage {stage.number}: {', '.join(ranges)}." if ranges else ""
-    return text
-
-
-def _importance(result: SearchResult) -> Picture | Omission:
-    try:
-        # Of several stages the first has the widest ranges, in which it shows what matters.
-        first = [row for row in result if row["stage"] == result[0]["stage"]]
-        found = importance(first)
-    except DataError as error:
-        return Omission("importance of the hyperparameters", str(error))
-    which = "" if len(first) == len(result) else " of the first stage"
-    return Picture(
-        LANDSCAPE,
-        "importance of the hyperparameters",
-        partial(_draw_importance, found),
-        importance_text(found),
-        f"The share of the differences in validation accuracy between the trials{which} that each hyperparameter explains, "
-        "by itself (dark) and together with others (hatched); lines are 80 % intervals. Search on where bars are long.",
-        height=2.4 + 0.3 * min(len(found), 10),
-    )
-
-
-def importance_text(found: Importances) -> str:
-    """What the bars show, in words."""
-    parts = [
-        f"{each.name} {100 * each.total:.0f} % ({100 * each.low:.0f} to {100 * each.high:.0f} %)" for each in found
-    ]
-    return (
-        f"Share of the variance of validation accuracy over {found.trials} trials: {listed(parts)}. "
-        f"Cross-validated R² {found.explained:.2f}."
-    )
-
-
-def _compared(search: Search, other: Search) -> Picture | Omission:
-    grid, random = (search, other) if search.settings["grid"] is not None else (other, search)
-    sides = {"Grid": grid.result, "Random": random.result}
-    if not all(each.rows for each in sides.values()):
-        return Omission("grid and random search", "one of them has no trial yet")
-    texts = [
-        f"{name}: {count(len(result), 'trial')}"
-        + (f", best {fraction(ranked(result.rows)[0]['val_accuracy'])}" if scored(result.rows) else ", all diverged")
-        for name, result in sides.items()
-    ]
-    return Picture(
-        COMPARED,
-        "grid and random search",
-        partial(_draw_compared, grid.result, random.result),
-        f"{'. '.join(texts)}.",
-        "Grid and random search on the same ranges. The strips show the validation accuracy over each parameter: a grid "
-        "tries few values of the one that matters, random search as many as it has trials.",
-        height=3.4,
-        bare=True,
-    )
-
-
-def _draw_trials(result: SearchResult, ax: Any) -> Any:
-    return plots.trials(result, ax=ax)
-
-
-def _draw_importance(found: Importances, ax: Any) -> Any:
-    return plots.importance(found, ax=ax)
-
-
-def _draw_compared(grid: SearchResult, random: SearchResult, ax: Any) -> Any:
-    return plots.grid_versus_random(grid, random, ax=ax)
-
-
 def _point(row: Row, result: SearchResult) -> str:
-    return ", ".join(f"{name} {_value(row[name])}" for name in result.space.free if name in row) or "fixed settings"
-
-
-def _value(value: Any) -> str:
-    """A hyperparameter as people write it.
-
-    >>> _value(0.00123456), _value([100, 50]), _value("adam"), _value(None)
-    ('0.001235', '100-50', 'adam', '–')
-    """
-    if value is None:
-        return "–"
-    return number(value) if finite(value) else label(value)
+    return (
+        ", ".join(f"{name} {value_in_words(row[name])}" for name in result.space.free if name in row)
+        or "fixed settings"
+    )
 
 
 def _capital(text: str) -> str:
