@@ -18,7 +18,7 @@ from tinygrad_cr.plots.sizes import LABELS
 from tinygrad_cr.report.document import FRAME, LIMIT, TEXT, document, refuse_foreign, sections, write_page
 from tinygrad_cr.report.drawing import Omission, Picture
 from tinygrad_cr.report.figures import count, duration, fraction, number
-from tinygrad_cr.report.html import Markup, join, scroll, table, tag
+from tinygrad_cr.report.html import Markup, join, numbers, tag
 from tinygrad_cr.report.sections import badge, command_line, figure_list, gallery, settings_table
 from tinygrad_cr.report.settings import value_text
 from tinygrad_cr.train.run import REPORT, write_atomically
@@ -200,12 +200,10 @@ def _table(rows: Sequence[Row], tested: int) -> Markup:
     error = max((row["accuracy"] * (1 - row["accuracy"]) / tested) ** 0.5 for row in rows)
     explanation = (
         f"An accuracy on {tested:,} rows is measured to about ± {number(error, 2)}; methods share the rows, so their "
-        "differences are surer than that. ECE is the expected calibration error over 15 bins. Members of MC dropout are "
-        "masked passes of one network."
+        "differences are surer than that. ECE is the expected calibration error over 15 bins. Members of MC dropout "
+        "are masked passes of one network."
     )
-    return join(
-        [scroll(caption, table(caption, head, body, class_="methods")), tag("p", explanation, class_="summary")]
-    )
+    return join([numbers(caption, head, body), tag("p", explanation, class_="summary")])
 
 
 def _settings(config: Mapping[str, Any]) -> Markup:
@@ -225,8 +223,8 @@ def _pictures(content: Mapping[str, Any]) -> Iterator[Picture | Omission]:
                 f"{name} of the {method} by size",
                 partial(_draw_sizes, rows, key),
                 sizes_text(rows, key, method),
-                f"{name.capitalize()} of ensembles of so many members of the {method}, on the test part. Where the line "
-                "is flat, more members only cost time.",
+                f"{name.capitalize()} of ensembles of so many members of the {method}, on the test part. Where the "
+                "line is flat, more members only cost time.",
                 height=4.2,
             )
     if not content["sizes"]:
@@ -238,8 +236,8 @@ def _pictures(content: Mapping[str, Any]) -> Iterator[Picture | Omission]:
             "reliability diagram",
             partial(_draw_reliability, bins),
             reliability_text(bins),
-            "How often each is right, over how sure it was. Below the diagonal it is too sure of itself, above not sure "
-            "enough; bins of fewer than 5 rows are hollow.",
+            "How often each is right, over how sure it was. Below the diagonal it is too sure of itself, above not "
+            "sure enough; bins of fewer than 5 rows are hollow.",
             height=4.4,
         )
 

@@ -191,7 +191,7 @@ def _verdict(search: Search) -> Iterator[Markup | None]:
 def _figures(search: Search) -> dict[str, str]:
     rows, winner = search.result.rows, search.result.winner
     good = scored(rows)
-    entries = {}
+    entries: dict[str, str] = {}
     if winner is not None and winner.test_accuracy is not None:
         entries |= {"test accuracy": fraction(winner.test_accuracy)}
     if good:
