@@ -59,6 +59,7 @@ def gridded(n: int) -> Rows:
 
 TWO = searched(60) + searched(60, 1, 2, FINE)
 LOST = [trial(i, None, lr=10.0**-i, reg=1.0 * i) for i in range(1, 10)]
+UNIT = [trial(i, i / 24, lr=10.0 ** (i // 5 - 4), reg=10.0 ** (i % 5 - 4)) for i in range(25)]
 LONG = "a_very_long_name_of_a_hyperparameter_indeed"
 LONG_ROWS = [row | {LONG: ["quite a long name of a choice", "b"][i % 2]} for i, row in enumerate(searched(20))]
 MANY = searched(40, momentum=[0.5, 0.9, 0.99], optimizer=["sgd", "adam", "nesterov"])
@@ -101,6 +102,7 @@ PICTURES: dict[str, Callable[[Axes | None], Axes]] = {
     "long importance": lambda ax: plots.importance(FOUND_LONG, ax=ax),
     "grid and random": lambda ax: plots.grid_versus_random(gridded(3), searched(9), space=COARSE, ax=ax),
     "larger grid": lambda ax: plots.grid_versus_random(gridded(5), searched(25), space=COARSE, ax=ax),
+    "from 0 to 1": lambda ax: plots.grid_versus_random(UNIT, UNIT[::2], ax=ax),
     "diverged grid": lambda ax: plots.grid_versus_random(LOST, searched(9), ax=ax),
     "long grid": lambda ax: plots.grid_versus_random(LONG_ROWS[:4], LONG_ROWS[:9], LONG, "reg", ax=ax),
     "sizes": lambda ax: plots.ensemble_sizes(SIZES, ax=ax),

@@ -107,8 +107,6 @@ def _draw(
     panels: tuple[Axes, Axes, Axes], rows: list[Row], scales: tuple[Scale, Scale], norm: Any, size: float
 ) -> None:
     """The trials in the plane of both parameters, and their accuracy over each of them."""
-    from matplotlib.ticker import MaxNLocator, NullLocator
-
     top, plane, side = panels
     good, bad = [row for row in rows if scored(row)], [row for row in rows if not scored(row)]
     x, y = scales[0].places(good), scales[1].places(good)
@@ -129,12 +127,21 @@ def _draw(
         panel.tick_params(labelsize=size - 1)
     top.tick_params(axis="x", which="both", bottom=False, labelbottom=False)
     side.tick_params(axis="y", which="both", left=False, labelleft=False)
-    top.yaxis.set_major_locator(MaxNLocator(3, prune="lower"))
+    top.set_yticks(_inner(top.get_ylim(), 3))
     # Where it is narrow, numbers would touch: the strip above has the same scale.
-    side.xaxis.set_major_locator(MaxNLocator(2, prune="lower") if size == SMALL else NullLocator())
+    side.set_xticks(_inner(side.get_xlim(), 2) if size == SMALL else [])
     for panel in (top, side):
         panel.grid(axis="y" if panel is top else "x", color="0.9", zorder=0)
         panel.spines[["top", "right"]].set_visible(False)
+
+
+def _inner(limits: tuple[float, float], many: int) -> list[float]:
+    """Round values that stand well inside an axis: at its low end they would touch those of the plane beside it."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = limits
+    ticks = MaxNLocator(many).tick_values(low, high)
+    return [float(tick) for tick in ticks if 0.3 <= (tick - low) / (high - low) <= 1]
 
 
 def _title(name: str, rows: list[Row], scales: tuple[Scale, Scale], narrow: bool) -> str:

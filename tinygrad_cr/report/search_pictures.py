@@ -19,6 +19,9 @@ from tinygrad_cr.search.trial import ranked, scored
 LANDSCAPE, COMPARED = "Trials", "Grid and random"
 """The headings that pictures stand under."""
 
+TELLING = 0.05
+"""A surface that predicts less than this of trials left out says nothing about what matters."""
+
 Sides = tuple[SearchResult, SearchResult]
 """A grid search and a random search."""
 
@@ -71,6 +74,9 @@ def _importance(result: SearchResult) -> Picture | Omission:
         found = importance(first)
     except DataError as error:
         return Omission("importance of the hyperparameters", str(error))
+    if found.explained < TELLING:
+        reason = f"{len(first)} trials do not tell what matters (cross-validated R² {found.explained:.2f}): make more"
+        return Omission("importance of the hyperparameters", reason)
     which = "" if len(first) == len(result) else " of the first stage"
     return Picture(
         LANDSCAPE,

@@ -74,10 +74,7 @@ def write_search_report(
     tinygrad_cr.errors.RunError: none is no search: it has no search.json; give the folder that a search wrote with out=
     """
     search = read_search(folder)
-    other = None if against is None else read_search(against)
-    if other is not None and (search.settings["grid"] is None) == (other.settings["grid"] is None):
-        both = "no" if search.settings["grid"] is None else "a"
-        raise DataError(f"{search.path} and {other.path} are both {both} grid: a grid and a random search are compared")
+    other = None if against is None else opposite(against, grid=search.settings["grid"] is None)
     path = Path(out) if out is not None else search.path / REPORT
     refuse_foreign(path)
     return write_page(path, _page(search, other))
@@ -102,6 +99,23 @@ def read_search(folder: Path | str) -> Search:
         if not row.keys() >= {"trial", "stage", "status", "val_accuracy", "val_loss"}:
             raise RunError(f"{path} does not hold a whole search: trial {i + 1} of its ledger lacks its figures")
     return Search(path, result, settings, command)
+
+
+def opposite(folder: Path | str, *, grid: bool) -> Search:
+    """The search that another one is compared with.
+
+    Args:
+        grid: whether it has to be a grid, as the other one is none.
+
+    Raises:
+        RunError: it is no search.
+        DataError: it is of the same kind as the other one.
+    """
+    search = read_search(folder)
+    if (search.settings["grid"] is not None) != grid:
+        kinds = "grid search, and a random one is" if not grid else "random search, and a grid is"
+        raise DataError(f"{folder} is a {kinds} wanted: a grid and a random search are compared")
+    return search
 
 
 def _page(search: Search, other: Search | None) -> str:
@@ -273,7 +287,7 @@ def _settings(search: Search) -> Markup:
         )
     entries["trials × epochs"] = ", ".join(f"{trials} × {epochs}" for trials, epochs in search.settings["stages"])
     if search.settings["grid"] is not None:
-        ranges = {name: ", ".join(map(value_in_words, values)) for name, values in search.settings["grid"].items()}
+        ranges = {name: ", ".join(map(value_in_words, values)) for name, values in search.settings["grid"]}
     return tag("div", settings_table("Space", ranges), settings_table("Search", entries), class_="settings")
 
 
