@@ -52,7 +52,7 @@ def trials(
         DataError: no trials, or rows that are none.
         ExtraError: matplotlib is not installed.
 
-    >>> rows = [{"lr": 1e-4, "reg": 1e-3, "val_accuracy": 0.3}, {"lr": 1e-3, "reg": 1.0, "val_accuracy": 0.4}]
+    >>> rows = [{"lr": 1e-5, "reg": 1e-3, "val_accuracy": 0.3}, {"lr": 1e-2, "reg": 1.0, "val_accuracy": 0.4}]
     >>> ax = trials(rows)
     >>> ax.get_xscale(), ax.get_xlabel(), ax.get_ylabel()
     ('log', 'learning rate', 'regularisation')

@@ -187,8 +187,8 @@ def reproduction(record: Record) -> Markup:
 def command_line(words: Sequence[Any]) -> Markup:
     """A command that can be copied to a shell.
 
-    >>> command_line(["train", "a b"])
-    '<pre><code><span class="word">train</span> <span class="word">\'a b\'</span> </code></pre>'
+    >>> print(command_line(["train", "a b"]))
+    <pre><code><span class="word">train</span> <span class="word">'a b'</span> </code></pre>
     """
     # Lines break between words, not after the hyphens of an option.
     spans = [tag("span", shlex.quote(str(word)), class_="word") for word in words]
