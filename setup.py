@@ -12,6 +12,7 @@ setup(
         "tinygrad_cr.cli",
         "tinygrad_cr.data",
         "tinygrad_cr.doctor",
+        "tinygrad_cr.ensemble",
         "tinygrad_cr.kernels",
         "tinygrad_cr.kernels.cpu",
         "tinygrad_cr.nn",

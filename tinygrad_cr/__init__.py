@@ -14,7 +14,17 @@ if not (_root / "kernels").exists():
     kernels = sys.modules["tinygrad_cr.kernels"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(kernels)
 
-from tinygrad_cr import data, doctor, nn, ops, optim, plots, schedules, train  # noqa: E402 - they need the kernels above
+from tinygrad_cr import (  # noqa: E402 - they need the kernels above
+    data,
+    doctor,
+    ensemble,
+    nn,
+    ops,
+    optim,
+    plots,
+    schedules,
+    train,
+)
 from tinygrad_cr.compile import compile  # noqa: E402
 from tinygrad_cr.gradcheck import gradcheck  # noqa: E402
 from tinygrad_cr.random import Generator  # noqa: E402
@@ -33,6 +43,7 @@ __all__ = [
     "compile",
     "data",
     "doctor",
+    "ensemble",
     "get_num_threads",
     "gradcheck",
     "nn",

@@ -1,4 +1,4 @@
-"""The command line: `tinygrad-cr train`, `doctor`, `report`, `predict`, `gradcheck` and `warmup`."""
+"""The command line: `tinygrad-cr train`, `search`, `ensemble`, `doctor`, `report`, `predict` and others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import typer
 
 from tinygrad_cr.cli.doctor import doctor
 from tinygrad_cr.cli.engine import gradcheck, warmup
+from tinygrad_cr.cli.ensemble import ensemble
 from tinygrad_cr.cli.predict import predict
 from tinygrad_cr.cli.report import report
+from tinygrad_cr.cli.search import search
 from tinygrad_cr.cli.train import train
 from tinygrad_cr.errors import TinygradError
 from tinygrad_cr.threads import get_num_threads
@@ -20,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train, doctor, report, predict, gradcheck, warmup):
+for command in (train, search, ensemble, doctor, report, predict, gradcheck, warmup):
     app.command()(command)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinygrad_cr.data import Label, Split, load, split
+from tinygrad_cr.data import Dataset, Label, Split, load, split
 from tinygrad_cr.data.standardize import MODES
 from tinygrad_cr.errors import DataError, OptionError
 from tinygrad_cr.nn import MLP
@@ -55,13 +55,24 @@ def load_split(data: str, label: str | None, seed: int) -> Split:
     return parts
 
 
+def judges(parts: Split, data: str) -> tuple[Dataset, Dataset]:
+    """The validation part, which chooses, and the test part, which chooses nothing.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    if parts.validation is None or parts.test is None:
+        raise DataError(f"{data} has too few rows for a validation part and a test part")
+    return parts.validation, parts.test
+
+
 def make_model(parts: Split, hidden: str, dropout: float, dropout_mode: str, init: str, seed: int) -> MLP:
     """The network that the options describe."""
     return MLP(
-        [parts.train.features, *_widths(hidden), parts.train.classes],
+        [parts.train.features, *widths(hidden), parts.train.classes],
         dropout=dropout,
         dropout_mode=dropout_mode,
-        init=_number_or_name(init),
+        init=number_or_name(init),
         generator=seed,
     )
 
@@ -89,14 +100,24 @@ def column(text: str) -> str | int:
     return int(text) if text.lstrip("-").isdigit() else text
 
 
-def _widths(text: str) -> list[int]:
+def widths(text: str) -> list[int]:
+    """The widths of hidden layers.
+
+    >>> widths("256,128"), widths("")
+    ([256, 128], [])
+    """
     try:
         return [int(width) for width in text.split(",")] if text.strip() else []
     except ValueError:
         raise OptionError(f"--hidden wants widths such as 100 or 256,128; got {text!r}") from None
 
 
-def _number_or_name(text: str) -> str | float:
+def number_or_name(text: str) -> str | float:
+    """A standard deviation, or the name of an initialisation.
+
+    >>> number_or_name("1e-2"), number_or_name("he")
+    (0.01, 'he')
+    """
     try:
         return float(text)
     except ValueError:

@@ -63,6 +63,18 @@ def table(caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]], *,
     return tag("table", tag("caption", caption), *parts, role="table", class_=f"list {class_ or ''}".strip())
 
 
+def numbers(caption: str, head: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> Markup:
+    """A table of numbers that are compared down a column: on a narrow screen it scrolls, and stays a table.
+
+    >>> numbers("ages", ["who", "age"], [["Ada", "36"]]).count('scope="row"')
+    1
+    """
+    names = tag("tr", *(tag("th", cell, scope="col") for cell in head))
+    body = (tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows)
+    parts = (tag("thead", names), tag("tbody", *body))
+    return scroll(caption, tag("table", tag("caption", caption), *parts, class_="numbers"))
+
+
 def scroll(label: str, content: Markup) -> Markup:
     """A box that scrolls by itself, by mouse and by keyboard, so that the page never has to.
 

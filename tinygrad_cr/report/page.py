@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 
 from tinygrad_cr.errors import OptionError, RunError
 from tinygrad_cr.plots.ridges import KEYS
 from tinygrad_cr.report import comparison, sections
+from tinygrad_cr.report.document import FRAME, LIMIT, TEXT, document, refuse_foreign, write_page
+from tinygrad_cr.report.document import sections as sections_of
 from tinygrad_cr.report.html import Markup, join, tag
 from tinygrad_cr.report.network import from_network
 from tinygrad_cr.report.pictures import from_records
 from tinygrad_cr.report.verdict import LEVELS, verdict
 from tinygrad_cr.train import Record, read_run
-from tinygrad_cr.train.run import REPORT, write_atomically
-
-LIMIT = 3_000_000
-"""Bytes of a page; a mail with it still arrives."""
-
-FRAME, TEXT = 100_000, 30_000
-"""Bytes of it that are kept for what all runs share, and for the tables and texts of each."""
-
-GENERATOR = "tinygrad_cr report"
-"""Marks a page as one of ours, which may be replaced."""
-
-# The page says itself that it loads nothing and runs nothing, and the browser holds it to that.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+from tinygrad_cr.train.run import REPORT
 
 
 def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -50,13 +38,8 @@ def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> P
     """
     records = _read(runs)
     path = Path(out) if out is not None else (records[0].path if len(records) == 1 else Path()) / REPORT
-    _refuse_foreign(path)
-    content = _page(records)
-    try:
-        write_atomically(path, content.encode())
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose another file with out") from None
-    return path
+    refuse_foreign(path)
+    return write_page(path, _page(records))
 
 
 def render(runs: Sequence[Path | str]) -> str:
@@ -82,48 +65,14 @@ def _read(runs: Sequence[Path | str]) -> list[Record]:
     return records
 
 
-def _refuse_foreign(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            ours = GENERATOR.encode() in file.read(1000)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; choose another file with out") from None
-    if not ours:
-        raise RunError(f"{path} exists and is no report; nothing was written, choose another file with out")
-
-
 def _page(records: Sequence[Record]) -> str:
     names = comparison.names([record.path.resolve().as_posix() for record in records])
     by_name = dict(zip(names, records, strict=True))
     one = len(records) == 1
     title = names[0] if one else f"{len(records)} runs compared"
     content = _single(records[0]) if one else _several(by_name)
-    header = tag(
-        "header",
-        tag("h1", title),
-        tag("p", sections.summary(records[0]) if one else ", ".join(names), class_="summary"),
-    )
-    footer = tag("footer", tag("p", f"Made by tinygrad_cr {_version()}."))
-    body = tag("body", header, tag("main", content), footer)
-    return f"<!DOCTYPE html>\n{tag('html', _head(title), body, lang='en')}\n"
-
-
-def _head(title: str) -> Markup:
-    style = resources.files("tinygrad_cr.report").joinpath("style.css").read_text(encoding="utf-8")
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="generator", content=GENERATOR),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        # Without an icon of its own, a browser would ask the server for one.
-        tag("link", rel="icon", href="data:,"),
-        tag("title", f"{title}: training report"),
-        tag("style", Markup(style)),
-    )
+    summary = sections.summary(records[0]) if one else ", ".join(names)
+    return document(title, "training", summary, content)
 
 
 def _single(record: Record) -> Markup:
@@ -173,15 +122,4 @@ def _sections(record: Record, pictures: Markup, level: int, prefix: str) -> list
         "Configuration": sections.configuration(record),
         "How to make it again": sections.reproduction(record),
     }
-    found = []
-    for title, content in contents.items():
-        anchor = prefix + title.lower().replace(" ", "-")
-        found.append(tag("section", tag(f"h{level}", title, id=anchor), content, aria_labelledby=anchor))
-    return found
-
-
-def _version() -> str:
-    try:
-        return version("tinygrad_cr")
-    except PackageNotFoundError:
-        return "from its source"
+    return sections_of(contents, level, prefix)

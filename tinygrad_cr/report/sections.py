@@ -26,7 +26,7 @@ def verdicts(record: Record, level: int) -> Markup:
     found = verdict(record)
     return join(
         [
-            tag("p", _badge(found.level), " ", found.sentence, class_=f"verdict {found.level}"),
+            tag("p", badge(found.level), " ", found.sentence, class_=f"verdict {found.level}"),
             _figures(record),
             *_events(worst_first(record.history.events), level),
             *_preflight(record, level),
@@ -51,6 +51,15 @@ def _figures(record: Record) -> Markup | None:
         "epochs": f"{seen.epochs} of {wanted}" if isinstance(wanted, int) else f"{seen.epochs}",
         "time": duration(seen.seconds),
     }
+    return figure_list(entries)
+
+
+def figure_list(entries: dict[str, str]) -> Markup:
+    """Numbers that everybody looks for first, under their names.
+
+    >>> figure_list({"epochs": "3"})
+    '<dl class="figures"><div><dt>epochs</dt><dd>3</dd></div></dl>'
+    """
     return tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in entries.items()), class_="figures")
 
 
@@ -60,7 +69,7 @@ def _events(events: Sequence[Event], level: int) -> Iterable[Markup]:
     yield tag(f"h{level}", "What was noticed")
     rows = [
         (
-            _badge(event.level),
+            badge(event.level),
             event.kind.replace("_", " "),
             f"{event.epoch}",
             number(event.value),
@@ -84,7 +93,7 @@ def _preflight(record: Record, level: int) -> Iterable[Markup]:
         return
     rows = [
         (
-            _badge(STATUSES.get(str(check.get("status")), "note"), str(check.get("status", "–"))),
+            badge(STATUSES.get(str(check.get("status")), "note"), str(check.get("status", "–"))),
             *(str(check.get(key, "")) for key in ("name", "measured", "expected", "advice")),
         )
         for check in found
@@ -147,7 +156,7 @@ def configuration(record: Record) -> Markup:
     groups = settings(record.config)
     if not groups:
         return tag("p", "config.json holds no settings.")
-    return tag("div", *(_settings_table(name, entries) for name, entries in groups.items()), class_="settings")
+    return tag("div", *(settings_table(name, entries) for name, entries in groups.items()), class_="settings")
 
 
 def reproduction(record: Record) -> Markup:
@@ -156,9 +165,7 @@ def reproduction(record: Record) -> Markup:
     command = config.get("command")
     parts: list[Markup] = []
     if isinstance(command, list) and command:
-        # Lines break between words, not after the hyphens of an option.
-        words = [tag("span", shlex.quote(str(word)), class_="word") for word in command]
-        parts.append(tag("pre", tag("code", *chain.from_iterable((word, " ") for word in words))))
+        parts.append(command_line(command))
         taken = any(str(word).startswith("--out") for word in command)
         parts.append(
             tag(
@@ -174,10 +181,26 @@ def reproduction(record: Record) -> Markup:
     if isinstance(versions, dict):
         rows |= {str(name): version or "not installed" for name, version in versions.items()}
     entries = {name: "not recorded" if value is None else str(value) for name, value in rows.items()}
-    return join([*parts, tag("div", _settings_table("Seed and versions", entries), class_="settings")])
+    return join([*parts, tag("div", settings_table("Seed and versions", entries), class_="settings")])
 
 
-def _settings_table(caption: str, entries: dict[str, Any]) -> Markup:
+def command_line(words: Sequence[Any]) -> Markup:
+    """A command that can be copied to a shell.
+
+    >>> print(command_line(["train", "a b"]))
+    <pre><code><span class="word">train</span> <span class="word">'a b'</span> </code></pre>
+    """
+    # Lines break between words, not after the hyphens of an option.
+    spans = [tag("span", shlex.quote(str(word)), class_="word") for word in words]
+    return tag("pre", tag("code", *chain.from_iterable((span, " ") for span in spans)))
+
+
+def settings_table(caption: str, entries: dict[str, Any]) -> Markup:
+    """Names and values.
+
+    >>> settings_table("seed", {"seed": "0"}).count("<tr>")
+    1
+    """
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in entries.items()]
     return tag("table", tag("caption", caption), tag("tbody", *rows))
 
@@ -191,7 +214,12 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _badge(level: str, text: str | None = None) -> Markup:
+def badge(level: str, text: str | None = None) -> Markup:
+    """A level as a coloured word.
+
+    >>> badge("ok")
+    '<span class="level ok">OK</span>'
+    """
     known = level if level in LEVELS else "note"
     return tag("span", text or LEVELS.get(level, level), class_=f"level {known}")
 
