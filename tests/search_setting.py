@@ -62,10 +62,11 @@ def environment(**values: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | values
 
 
-def run(command: list[Any], **values: str) -> tuple[int, str]:
+def run(command: list[Any], folder: Path | None = None, **values: str) -> tuple[int, str]:
     """Exit code and all output of a program; whatever it started ends with it."""
     running = subprocess.Popen(
         [str(part) for part in command],
+        cwd=folder,
         env=environment(**values),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
