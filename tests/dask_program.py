@@ -58,7 +58,8 @@ def poisoned(executor: Any, folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     with (
-        LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        # Any free port for the dashboard: by default, two clusters on one machine would want the same.
+        LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         executor = client.get_executor()

@@ -236,15 +236,14 @@ def test_a_search_one_of_whose_workers_is_killed_is_the_search_of_one_process(po
     assert plain(ledger(tmp_path)) == expected()
 
 
-def test_a_search_whose_pool_breaks_goes_on_with_another(tmp_path):
+def test_a_search_whose_executor_breaks_goes_on_with_another(pool, tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as broken:
         process = broken.submit(os.getpid).result()
         with pytest.raises(ExecutorError, match=r"Before that, \d+ tasks"):
             search(broken, tmp_path, reporter=After(4, lambda: os.kill(process, signal.SIGKILL)))
     before = ledger(tmp_path)
     assert 4 <= len(before) < TRIALS
-    with process_pool(1) as pool:
-        assert plain(search(pool, tmp_path)) == expected()
+    assert plain(search(pool, tmp_path)) == expected()
     after = ledger(tmp_path)
     assert (after[: len(before)], plain(after)) == (before, expected())
 
@@ -287,7 +286,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGINT to the program alone", "SIGKILL"])
+@pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("SIGINT to it alone", marks=pytest.mark.slow), "SIGKILL"])
 def test_a_program_that_is_stopped_leaves_no_worker_behind(how, tmp_path):
     diary = Diary(tmp_path / "diary")
     path = program(tmp_path, SLOW)

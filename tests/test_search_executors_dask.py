@@ -20,7 +20,7 @@ PROGRAM = Path(__file__).parent / "dask_program.py"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The folder of one run of the program, and what it found."""
     folder = tmp_path_factory.mktemp("dask")
-    code, output = run([sys.executable, "-W", "error", PROGRAM, folder])
+    code, output = run([sys.executable, PROGRAM, folder])
     assert code == 0, output
     return folder, json.loads((folder / "result.json").read_text())
 

@@ -25,7 +25,8 @@ def test_a_program_compiles(library):
     compile(BY_LIBRARY[library], library, "exec")
 
 
-@pytest.mark.parametrize("library", ["find", pytest.param("distributed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["find", "distributed"])
 def test_a_program_for_this_machine_runs_as_printed(library, tmp_path):
     if library != "find" and importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
