@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -142,6 +145,25 @@ def test_the_file_goes_with_the_object(tmp_path):
     del shared
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_file_of_a_process_that_was_killed_goes_when_another_is_written(tmp_path):
+    program = (
+        "import os, pickle, signal, sys; from tinygrad_cr.search import SharedData\n"
+        "shared = SharedData(b'', sys.argv[1]); pickle.dumps(shared); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path], timeout=60)
+    (left,) = tmp_path.iterdir()
+    mine = SharedData(b"", tmp_path)
+    others = [tmp_path / "tinygrad_cr-elsewhere-1-x", tmp_path / f"tinygrad_cr-{socket.gethostname()}"]
+    for folder in others:
+        folder.mkdir()
+    pickle.dumps(mine)
+    assert left not in tmp_path.iterdir()
+    assert len(files(tmp_path)) == 1
+    assert all(folder.exists() for folder in others)
+    assert pickle.loads(pickle.dumps(mine)).value == b""
 
 
 def test_a_reference_is_handed_on_as_it_is(tmp_path):
