@@ -31,5 +31,5 @@ def drops(layer: Module) -> bool | None:
     if type(layer) in (Affine, ReLU):
         return False
     if isinstance(layer, Dropout | AffineReLUDropout) and type(layer) in (Dropout, AffineReLUDropout):
-        return layer.dropout > 0
+        return bool(layer.dropout > 0)
     return None

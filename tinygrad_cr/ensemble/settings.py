@@ -47,14 +47,20 @@ class Settings:
         """How often each training row is seen."""
         return integer("epochs", self.training.get("epochs", 20), least=1)
 
-    def model(self, data: Dataset, member: int = 0) -> MLP:
-        """The network of a member before training."""
-        sizes = [data.features, *self.hidden, data.classes]
-        return MLP(sizes, **self.network, generator=self._stream(member))
+    def model(self, data: Dataset) -> MLP:
+        """The network of member 0 before training."""
+        return MLP(self._sizes(data), **self.network, generator=self._stream(0))
 
-    def trainer(self, model: MLP, member: int = 0) -> Trainer:
-        """Who trains it."""
-        return Trainer(model, **self.training, generator=self._stream(member + SHUFFLES))
+    def population(self, data: Dataset, members: int) -> MLP:
+        """The networks of all members."""
+        return MLP(self._sizes(data), **self.network, members=members, generator=self._stream(0))
+
+    def trainer(self, model: MLP) -> Trainer:
+        """Who trains it, or them."""
+        return Trainer(model, **self.training, generator=self._stream(SHUFFLES))
+
+    def _sizes(self, data: Dataset) -> list[int]:
+        return [data.features, *self.hidden, data.classes]
 
     def with_training(self, **changes: Any) -> Settings:
         """The same with other arguments of the trainer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tinygrad_cr.data import Dataset, load
@@ -72,21 +72,21 @@ def train_ensemble(
 
 
 def train_members(k: int, train: Dataset, validation: Dataset | None, made: Settings) -> Trained:
-    """Train members 0 to k - 1."""
-    runs = [train_one(train, validation, made, m) for m in range(k)]
-    rows = [{"member": m, **row} for m, run in enumerate(runs) for row in run.history]
-    events = [
-        replace(event, message=f"member {m}: {event.message}")
-        for m, run in enumerate(runs)
-        for event in run.history.events
-    ]
-    return Trained([member for run in runs for member in run.members], History(rows, events))
+    """Train members 0 to k - 1 side by side, as a population; one alone as it is, with every monitor."""
+    if k == 1:
+        return train_one(train, validation, made)
+    model = made.population(train, k)
+    trainer = made.trainer(model)
+    history = trainer.fit(train, validation)
+    lost = {event.member for event in history.events if event.stop and event.level == "fail"}
+    kept = [Member(model[m], trainer.standardizer, train.class_names) for m in range(k) if m not in lost]
+    return Trained(kept, history)
 
 
-def train_one(train: Dataset, validation: Dataset | None, made: Settings, member: int = 0) -> Trained:
-    """Train one member alone."""
-    model = made.model(train, member)
-    trainer = made.trainer(model, member)
+def train_one(train: Dataset, validation: Dataset | None, made: Settings) -> Trained:
+    """Train member 0 alone."""
+    model = made.model(train)
+    trainer = made.trainer(model)
     history = trainer.fit(train, validation)
     lost = any(event.stop and event.level == "fail" for event in history.events)
     kept = [] if lost else [Member(model, trainer.standardizer, train.class_names)]
