@@ -40,17 +40,15 @@ def bits(model: Module) -> list[bytes]:
 
 
 class Stopping(Callback):
-    """Calls a run lost, or just ends it, after an epoch; of several runs, only one."""
+    """Calls a run lost, or just ends it, after an epoch; of a population, only one member's."""
 
-    def __init__(self, epoch: int, level: str = "fail", run: int = 0) -> None:
-        self.last, self.level, self.run, self.begun = epoch, level, run, -1
-
-    def start(self, setup: Any) -> None:
-        self.begun += 1
+    def __init__(self, epoch: int, level: str = "fail", member: int | None = None) -> None:
+        self.last, self.level, self.member = epoch, level, member
 
     def epoch(self, row: Any) -> Any:
-        if row["epoch"] == self.last and self.begun == self.run:
-            yield Event(self.level, "planted", row["epoch"], row["step"], None, "it was planted", stop=True)
+        if (row["epoch"], row.get("member")) == (self.last, self.member):
+            message = "it was planted"
+            yield Event(self.level, "planted", self.last, row["step"], None, message, stop=True, member=self.member)
 
 
 # Independent members
@@ -81,15 +79,15 @@ def test_the_history_has_a_row_for_each_member_and_epoch():
 
 
 def test_a_member_whose_run_is_lost_is_left_out_and_named():
-    lost = Stopping(2, run=1)
+    lost = Stopping(2, member=1)
     ensemble = train_ensemble(3, TRAIN, epochs=3, callbacks=[lost], **OPTIONS)
     whole = train_ensemble(3, TRAIN, epochs=3, **OPTIONS)
     assert [bits(member.model) for member in ensemble] == [bits(whole[m].model) for m in (0, 2)]
-    assert [event.message for event in ensemble.history.events if event.level == "fail"] == ["member 1: it was planted"]
+    assert [event.member for event in ensemble.history.events if event.level == "fail"] == [1]
 
 
 def test_a_member_that_stopped_early_is_kept():
-    ensemble = train_ensemble(2, TRAIN, epochs=3, callbacks=[Stopping(2, level="note", run=1)], **OPTIONS)
+    ensemble = train_ensemble(2, TRAIN, epochs=3, callbacks=[Stopping(2, level="note", member=1)], **OPTIONS)
     assert len(ensemble) == 2
 
 
