@@ -185,8 +185,11 @@ def _update(w: Array, dw: Array, velocity: Array, block: Array, rates: Any) -> N
 
 @helper
 def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
-    """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache."""
-    velocity, wanted, rates = update
+    """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache.
+
+    A gradient that nobody looks at after the update stays in the first-level cache, and no memory is written for it.
+    """
+    velocity, wanted, kept, rates = update
     panel = panel_width(dw)
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
     top, rows = part_of(inputs, chunk, parts, TALL)
@@ -195,27 +198,33 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     packed = dw.reshape(-1)[:0] if direct else scratch(batch * min(group, columns + panel), dw)
     gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
     block = np.empty(UPDATED_AT_ONCE if wanted else 0, dw.dtype)
+    space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, dw)
     for left in range(0, columns, group):
         right = min(left + group, columns)
+        local = space[: ROWS_A_GRADIENT * (right - left)].reshape(-1, right - left) if wanted and not kept else dw
         if not direct:
             for j in range(left, right, panel):
                 pack(dy, 0, batch, j, min(panel, right - j), packed[batch * (j - left) :], panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
             for j in range(left, right, panel):
-                width, place = min(panel, right - j), first * columns + j
+                width = min(panel, right - j)
+                place = first * columns + j if kept else j - left
                 if direct:
-                    strip(x, first, inputs, False, dy, 0, columns, batch, dw, place, some, width, False)
+                    strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
                 else:
                     packs = batch * (j - left)
-                    strip(x, first, inputs, False, packed, packs, panel, batch, dw, place, some, width, False)
+                    strip(x, first, inputs, False, packed, packs, panel, batch, local, place, some, width, False)
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
-                _update(weights[begin:end], gradient[begin:end], speed[begin:end], block, rates)
+                found = gradient[begin:end] if kept else space[: some * columns]
+                _update(weights[begin:end], found, speed[begin:end], block, rates)
             elif wanted:
                 for i in range(first, first + some):
                     begin, end = i * columns + left, i * columns + right
-                    _update(weights[begin:end], gradient[begin:end], speed[begin:end], block, rates)
+                    row = (i - first) * (right - left)
+                    found = gradient[begin:end] if kept else space[row : row + right - left]
+                    _update(weights[begin:end], found, speed[begin:end], block, rates)
 
 
 @helper
@@ -264,14 +273,15 @@ def _masked(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bo
 def no_update(like: Array) -> Any:
     """The last arguments of `backward` where nothing is updated."""
     none = like.dtype.type(0)
-    return like, False, (none, none, none, False)
+    return like, False, True, (none, none, none, False)
 
 
 @helper
 def backward(dy: Array, x: Array, w: Array, dx: Array, dx_wanted: bool, dw: Array, db: Array, update: Any) -> None:
     """`affine_backward` with dw and db, and the update of w as soon as a part of dw is there.
 
-    update: (velocity, whether at all, (penalty, rate, momentum, nesterov)), see `updates.step`.
+    update: (velocity, whether at all, whether dw is wanted besides, (penalty, rate, momentum, nesterov)), see
+    `updates.step`.
     """
     if dx_wanted:
         _dx(dy, w, dx)

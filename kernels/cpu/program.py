@@ -78,8 +78,8 @@ def _pointer(typing_context: Any, address: Any) -> Any:
 
 
 @helper
-def _work_through(table: Any, numbers: Any, like: Any) -> None:
-    """Make the calls of one table."""
+def _work_through(table: Any, numbers: Any, like: Any, kept: bool) -> None:
+    """Make the calls of one table; kept: gradients are wanted after their updates."""
     for r in range(table.shape[0]):
         code, n, i, o = table[r, 0], table[r, 1], table[r, 2], table[r, 3]
         if code == NOTHING:
@@ -159,7 +159,8 @@ def _work_through(table: Any, numbers: Any, like: Any) -> None:
                 velocity = carray(_pointer(table[r, UPDATE + 1]), (i, o), like.dtype)
                 number = like.dtype.type
                 rate, momentum, nesterov = number(numbers[s, 0]), number(numbers[s, 1]), table[s, 9] != 0
-                update = (velocity, table[r, UPDATE] >= 0, (number(numbers[r, 1]), rate, momentum, nesterov))
+                early = table[r, UPDATE] >= 0
+                update = (velocity, early, kept or not early, (number(numbers[r, 1]), rate, momentum, nesterov))
                 if code == AFFINE_BACKWARD:
                     backward(y, x, w, dx, table[r, 9] != 0, dw, b, update)
                 else:
@@ -192,7 +193,8 @@ def _piece_of_work(tables: Any, numbers: Any, like: Any, plan: Any, chunk: int) 
             table[whole[c, 0], whole[c, 1]] = whole_values[k, c]
         for c in range(firsts[1, m], firsts[1, m + 1]):
             values[real[c, 0], real[c, 1]] = real_values[k, c]
-        _work_through(table, values, like)
+        # Only the last step may leave gradients that somebody looks at.
+        _work_through(table, values, like, k == steps - 1)
     if piece[SPLIT] >= 0:
         store_at(plan[FLAGS] + 8 * piece[SPLIT], 1)
 
