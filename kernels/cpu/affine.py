@@ -34,8 +34,6 @@ ROWS_A_GRADIENT = 4 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
 """Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
-UPDATED_AT_ONCE = 1024
-"""Elements that the update takes at a time: what it subtracts stays in the first-level cache."""
 COLUMNS_A_SUM = 64
 """Columns whose sums one chunk adds up, in the order of the rows."""
 NO_DROPOUT = 65536
@@ -149,7 +147,7 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
         return
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
     halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
-    cuts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2 if halved else threads)
+    cuts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2 if halved else threads, shared)
     other = scratch(out.size, out).reshape(out.shape) if halved else out
     chunks = cuts[0] * cuts[1] * (2 if halved else 1)
     launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
@@ -170,17 +168,9 @@ def _dx_chunk(dy: Array, w: Array, dx: Array, parts: int, chunk: int) -> None:
 def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
-        panels, parts = cut(rows, columns, panel_width(dx), TALL, load(THREADS))
-        launch(bind(_dx_chunk, (dy, w, dx, parts)), panels * parts, rows * w.size >= WORTH_SHARING)
-
-
-@helper
-def _update(w: Array, dw: Array, velocity: Array, block: Array, rates: Any) -> None:
-    """`step` on contiguous elements, in pieces whose update stays in the first-level cache."""
-    penalty, rate, momentum, nesterov = rates
-    for begin in range(0, w.size, UPDATED_AT_ONCE):
-        end = min(begin + UPDATED_AT_ONCE, w.size)
-        step(w[begin:end], dw[begin:end], velocity[begin:end], block, penalty, rate, momentum, nesterov)
+        shared = rows * w.size >= WORTH_SHARING
+        panels, parts = cut(rows, columns, panel_width(dx), TALL, load(THREADS), shared)
+        launch(bind(_dx_chunk, (dy, w, dx, parts)), panels * parts, shared)
 
 
 @helper
@@ -189,7 +179,7 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
 
     A gradient that nobody looks at after the update stays in the first-level cache, and no memory is written for it.
     """
-    velocity, wanted, kept, rates = update
+    velocity, wanted, kept, (penalty, rate, momentum, nesterov) = update
     panel = panel_width(dw)
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
     top, rows = part_of(inputs, chunk, parts, TALL)
@@ -197,7 +187,6 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
     packed = dw.reshape(-1)[:0] if direct else scratch(batch * min(group, columns + panel), dw)
     gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
-    block = np.empty(UPDATED_AT_ONCE if wanted else 0, dw.dtype)
     space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, dw)
     for left in range(0, columns, group):
         right = min(left + group, columns)
@@ -218,13 +207,13 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
                 found = gradient[begin:end] if kept else space[: some * columns]
-                _update(weights[begin:end], found, speed[begin:end], block, rates)
+                step(weights[begin:end], found, speed[begin:end], penalty, rate, momentum, nesterov)
             elif wanted:
                 for i in range(first, first + some):
                     begin, end = i * columns + left, i * columns + right
                     row = (i - first) * (right - left)
                     found = gradient[begin:end] if kept else space[row : row + right - left]
-                    _update(weights[begin:end], found, speed[begin:end], block, rates)
+                    step(weights[begin:end], found, speed[begin:end], penalty, rate, momentum, nesterov)
 
 
 @helper
@@ -233,8 +222,9 @@ def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
     if x.shape[0] == 0:
         dw[:] = 0
     if rows and columns:
-        parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * TALL)))
-        launch(bind(_dw_chunk, (x, dy, dw, w, update, parts)), parts, x.size * columns >= WORTH_SHARING)
+        shared = x.size * columns >= WORTH_SHARING
+        parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * TALL))) if shared else 1
+        launch(bind(_dw_chunk, (x, dy, dw, w, update, parts)), parts, shared)
 
 
 @helper

@@ -218,11 +218,11 @@ def middle(length: int) -> int:
 
 
 @helper
-def cut(rows: int, columns: int, panel: int, tile: int, threads: int) -> Any:
+def cut(rows: int, columns: int, panel: int, tile: int, threads: int, shared: bool) -> Any:
     """How many panels, and parts of the rows, so that every thread gets its share; both at least 1."""
     panels = max(1, (columns + panel - 1) // panel)
     parts = max(1, (CHUNKS_A_THREAD * threads + panels - 1) // panels)
-    return panels, max(1, min(parts, rows // (2 * tile)))
+    return panels, max(1, min(parts, rows // (2 * tile))) if shared else 1
 
 
 @helper

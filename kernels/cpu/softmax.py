@@ -16,6 +16,8 @@ LN2_HIGH, LN2_LOW = np.float32(0.693145751953125), np.float32(1.4286068203094172
 LEAST = np.float32(-69.0)
 """Below it, exp(x) < 1.1e-30 counts as 0: multiplied by a weight it might become a denormal number, which is slow."""
 EXPONENT_BIAS, EXPONENT_SHIFT = np.int32(127), np.int32(23)
+LARGE = 1e280
+"""Of a product of totals: another factor, as many classes as there may be, still leaves it finite."""
 _TAYLOR = tuple(np.float32(1 / math.factorial(k)) for k in range(7))
 
 
@@ -72,6 +74,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, weights: Array | None, l
         cost -= weight / total_weight * of_label
     # All rows at once: one of ten classes would not fill a vector.
     exponentials(dlogits.reshape(-1))
+    product = 1.0
     for i in range(n):
         label = labels[i]
         row = dlogits[i]
@@ -80,11 +83,20 @@ def softmax_cross_entropy(logits: Array, labels: Array, weights: Array | None, l
             total += row[j]
         weight = 1.0 if weights is None else weights[i]
         share = weight / total_weight
-        cost += share * math.log(total)
+        if weights is None:
+            # The sum of logarithms is the logarithm of a product; each total is from 1 to the number of classes.
+            product *= total
+            if product > LARGE:
+                cost += share * math.log(product)
+                product = 1.0
+        else:
+            cost += share * math.log(total)
         factor = logits.dtype.type(share / total)
         for j in range(classes):
             row[j] *= factor
         row[label if 0 <= label < classes else 0] -= logits.dtype.type(share)
+    if weights is None and n > 0:
+        cost += math.log(product) / total_weight
     loss[0] = cost
 
 

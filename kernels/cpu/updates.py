@@ -1,7 +1,7 @@
 """Optimiser updates: one pass over the flat buffers, with the norms of parameter and update on demand.
 
-Loops run over slices from 0: numba wraps an index that might be negative, and a wrapped index does not vectorise. The
-update goes through a block that stays in the first-level cache, so that measuring it changes no bit of it.
+Loops run over slices from 0: numba wraps an index that might be negative, and a wrapped index does not vectorise. An
+update that is measured goes through a block that stays in the first-level cache.
 """
 
 from __future__ import annotations
@@ -28,32 +28,53 @@ def _sum_of_squares(values: Array) -> float:
 
 
 @helper
-def step(p: Array, g: Array, v: Array, update: Array, penalty: float, rate: float, mu: float, nesterov: bool) -> None:
-    """The formula of `sgd` for some elements; update: [at least as many] receives what was subtracted."""
+def step(p: Array, g: Array, v: Array, penalty: float, rate: float, mu: float, nesterov: bool) -> None:
+    """The formula of `sgd` for some elements."""
     least, zero = p.dtype.type(NEGLIGIBLE), p.dtype.type(0)
-    for i in range(p.size):
-        d = g[i] + penalty * p[i]
-        if mu != 0:
+    if mu != 0:
+        for i in range(p.size):
+            d = g[i] + penalty * p[i]
             speed = mu * v[i] + d
-            v[i] = zero if abs(speed) <= least else speed
-            d = d + mu * v[i] if nesterov else v[i]
-        update[i] = rate * d
-        p[i] -= update[i]
+            speed = zero if abs(speed) <= least else speed
+            v[i] = speed
+            p[i] -= rate * (d + mu * speed if nesterov else speed)
+    else:
+        for i in range(p.size):
+            p[i] -= rate * (g[i] + penalty * p[i])
+
+
+@helper
+def _measured_step(
+    p: Array, g: Array, v: Array, update: Array, penalty: float, rate: float, mu: float, nesterov: bool
+) -> None:
+    """`step`; update: [as many] receives what was subtracted, to the bit."""
+    for i in range(p.size):
+        update[i] = p[i]
+    step(p, g, v, penalty, rate, mu, nesterov)
+    for i in range(p.size):
+        if mu != 0 and not nesterov:
+            update[i] = rate * v[i]
+        else:
+            d = g[i] + penalty * update[i]
+            update[i] = rate * (d + mu * v[i] if mu != 0 else d)
 
 
 @helper
 def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Array, chunk: int) -> None:
     """Some blocks of one tensor; norms: [blocks, 2], or without rows if they are not wanted."""
     penalty, rate, mu, nesterov = rates
-    block = np.empty(BLOCK, param.dtype)
+    block = np.empty(BLOCK if norms.shape[0] else 0, param.dtype)
     for i in range(chunk * BLOCKS_A_CHUNK, min((chunk + 1) * BLOCKS_A_CHUNK, (param.size + BLOCK - 1) // BLOCK)):
         start, stop = i * BLOCK, min((i + 1) * BLOCK, param.size)
         p = param[start:stop]
         if norms.shape[0]:
             norms[i, 0] = _sum_of_squares(p)
-        step(p, grad[start:stop], velocity[start:stop], block, penalty, rate, mu, nesterov)
         if norms.shape[0]:
-            norms[i, 1] = _sum_of_squares(block[: stop - start])
+            update = block[: stop - start]
+            _measured_step(p, grad[start:stop], velocity[start:stop], update, penalty, rate, mu, nesterov)
+            norms[i, 1] = _sum_of_squares(update)
+        else:
+            step(p, grad[start:stop], velocity[start:stop], penalty, rate, mu, nesterov)
 
 
 @helper
