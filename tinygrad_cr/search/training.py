@@ -15,7 +15,7 @@ from tinygrad_cr.nn import MLP
 from tinygrad_cr.search.grouping import GroupTask
 from tinygrad_cr.search.parameters import complete
 from tinygrad_cr.search.trial import DIVERGED, FINISHED, STOPPED, Outcome, Row, Trial, make_row
-from tinygrad_cr.train import Callback, Event, History, Trainer
+from tinygrad_cr.train import Callback, Event, History, Setup, Trainer
 
 STOP = "stop"
 Report = Callable[[Trial, Row], str | None]
@@ -107,7 +107,7 @@ def _train(trial: Trial, material: Material, epochs: int, report: Report | None,
     # A rate that is far too high overflows before the monitors see it: that is what a search is for.
     with np.errstate(over="ignore", invalid="ignore"):
         history = trainer.fit(material.train, material.validation)
-    return _outcome(history, time.perf_counter() - begin, model.state_dict() if keep else None)
+    return _outcome(history, history.events, time.perf_counter() - begin, model.state_dict() if keep else None)
 
 
 class _Listener(Callback):
@@ -116,15 +116,18 @@ class _Listener(Callback):
     def __init__(self, trial: Trial, report: Report) -> None:
         self.trial, self.report = trial, report
 
+    def start(self, setup: Setup) -> None:
+        """Nothing."""
+
     def epoch(self, row: Row) -> Iterable[Event]:
         """Report it."""
         if self.report(self.trial, row) == STOP:
             yield Event("note", "told_to_stop", row["epoch"], row["step"], None, "was told to stop", stop=True)
 
 
-def _outcome(rows: History, seconds: float, state: dict[str, Any] | None) -> Outcome:
+def _outcome(rows: History, events: Sequence[Event], seconds: float, state: dict[str, Any] | None) -> Outcome:
     """What the history of one network came to."""
-    end = next((event for event in rows.events if event.stop), None)
+    end = next((event for event in events if event.stop), None)
     status = FINISHED if end is None else DIVERGED if end.kind in ("divergence", "explosion") else STOPPED
     valid = [row for row in rows if math.isfinite(row["val_loss"])]
     best = max(valid, key=lambda row: row["val_accuracy"], default=None)
@@ -135,3 +138,9 @@ def _outcome(rows: History, seconds: float, state: dict[str, Any] | None) -> Out
         seconds=seconds,
         state=state,
     )
+
+
+def describe_material(material: Material) -> dict[str, Any]:
+    """The options that decide what comes out, as JSON can hold them."""
+    options = {key: value for key, value in vars(material).items() if key in ("patience", "dtype")}
+    return options | {"standardize": material.standardizer.mode}

@@ -88,14 +88,13 @@ class Winner:
     def _repeated(self) -> str:
         if not self.repeats:
             return ""
-        key = "val_accuracy" if self.test_accuracy is None else "test_accuracy"
-        found = [row[key] for row in self.repeats if row[key] is not None]
-        kind = key.removesuffix("_accuracy").replace("val", "validation")
-        lost = len(self.repeats) - len(found)
         text = f". Trained from {len(self.repeats)} other seeds"
-        if found:
-            text += f": {kind} accuracy {np.mean(found):.4f}"
-            text += f", standard deviation {np.std(found, ddof=1):.4f}" if len(found) > 1 else ""
+        for part, key in (("validation", "val_accuracy"), ("test", "test_accuracy")):
+            found = [row[key] for row in self.repeats if row[key] is not None]
+            if found:
+                text += f"{', ' if text.endswith(')') else ': '}{part} accuracy {np.mean(found):.4f}"
+                text += f" (standard deviation {np.std(found, ddof=1 if len(found) > 1 else 0):.4f})"
+        lost = sum(row["val_accuracy"] is None for row in self.repeats)
         return text + (f"; {lost} diverged" if lost else "")
 
     def to_dict(self) -> dict[str, Any]:
