@@ -13,21 +13,20 @@ from typing import Any
 from distributed import Client, LocalCluster
 
 from search_setting import After, plain, search, wait_for
-from search_tasks import Diary, killed, noted, tasks
+from search_tasks import Diary, killed, stuck, tasks
 from tinygrad_cr.errors import TaskError
 from tinygrad_cr.search import run_tasks
 
 
 def with_one_killed(executor: Any, folder: Path) -> dict[str, Any]:
-    """Twenty tasks, and a worker killed in the middle of one of them."""
-    diary, found, victim = Diary(folder), {}, -1
-    for task, rows in run_tasks(tasks(20), partial(noted, folder, 0.1), executor):
+    """Twenty tasks, and a worker killed in the middle of the seventh."""
+    diary, found = Diary(folder), {}
+    for task, rows in run_tasks(tasks(20), partial(stuck, folder, 6), executor):
         assert task.key not in found, f"task {task.key} came twice"
         found[task.key] = rows[0]["square"]
-        if len(found) == 5:
-            (victim,) = wait_for(lambda: [i for i in range(20) if diary.begun(i) and i not in found][:1], 1)
-            os.kill(diary.begun(victim)[-1], signal.SIGKILL)
-    return {"squares": found, "victim": victim, "begun": [len(diary.begun(i)) for i in range(20)]}
+        if len(found) == 8:
+            os.kill(wait_for(lambda: diary.begun(6), 1)[0], signal.SIGKILL)
+    return {"squares": found, "begun": [len(diary.begun(i)) for i in range(20)]}
 
 
 def searched(executor: Any, client: Client, folder: Path) -> dict[str, Any]:
@@ -59,7 +58,8 @@ def poisoned(executor: Any, folder: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     with (
-        LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        # Any free port for the dashboard: by default, two clusters on one machine would want the same.
+        LocalCluster(n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         executor = client.get_executor()

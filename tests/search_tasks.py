@@ -64,6 +64,14 @@ def killed(folder: Path | str, victim: int, times: int, task: Task) -> list[dict
     return square(task)
 
 
+def stuck(folder: Path | str, victim: int, task: Task) -> list[dict[str, Any]]:
+    """The square, but the victim does not come to an end the first time: somebody has to kill its process."""
+    if Diary(folder).begin(task) == 1 and task.key == victim:
+        time.sleep(600)
+    time.sleep(0.02)
+    return square(task)
+
+
 class Awkward(Exception):
     """An exception that cannot be unpickled."""
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from search_setting import After, environment, ledger, plain, search, wait_for
+from search_setting import TRIALS, After, environment, expected, ledger, plain, search, wait_for
 from search_tasks import (
     Awkward,
     Diary,
@@ -26,8 +26,8 @@ from search_tasks import (
     failing_awkwardly,
     killed,
     leaving,
-    noted,
     square,
+    stuck,
     tasks,
     threads,
     training,
@@ -40,7 +40,7 @@ SQUARES = {i: [{"square": i * i}] for i in range(12)}
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Any]:
-    """Two workers for tests that leave them alive."""
+    """Two workers; whoever is killed is replaced."""
     with process_pool(2) as pool:
         yield pool
 
@@ -176,32 +176,28 @@ def test_a_task_that_cannot_be_run_ends_the_search_and_is_named(pool, run):
         by_key(run_tasks(tasks(1), run, pool))
 
 
-def test_a_killed_worker_is_replaced_and_every_result_is_there_once(tmp_path):
-    with process_pool(2) as pool:
-        found = by_key(run_tasks(tasks(12), partial(killed, tmp_path, 4, 1), pool))
-    assert found == SQUARES
+def test_a_killed_worker_is_replaced_and_every_result_is_there_once(pool, tmp_path):
+    assert by_key(run_tasks(tasks(12), partial(killed, tmp_path, 4, 1), pool)) == SQUARES
     # Who did not die was not disturbed.
     assert [len(Diary(tmp_path).begun(i)) for i in range(12)] == [1, 1, 1, 1, 2, *[1] * 7]
 
 
-def test_a_worker_killed_from_outside_loses_nothing(tmp_path):
-    diary, found = Diary(tmp_path), {}
-    with process_pool(2) as pool:
-        for task, rows in run_tasks(tasks(12), partial(noted, tmp_path, 0.05), pool):
-            assert task.key not in found
-            found[task.key] = rows
-            if len(found) == 4:
-                victim = wait_for(lambda: [i for i in range(12) if diary.begun(i) and i not in found], 1)[0]
-                os.kill(diary.begun(victim)[-1], signal.SIGKILL)
+def test_a_worker_killed_from_outside_loses_nothing(pool, tmp_path):
+    found = {}
+    for task, rows in run_tasks(tasks(12), partial(stuck, tmp_path, 2), pool):
+        assert task.key not in found
+        found[task.key] = rows
+        if len(found) == 4:
+            os.kill(wait_for(lambda: Diary(tmp_path).begun(2), 1)[0], signal.SIGKILL)
     assert dict(sorted(found.items())) == SQUARES
+    assert len(Diary(tmp_path).begun(2)) == 2
 
 
-def test_a_task_that_always_kills_its_worker_is_named(tmp_path):
+def test_a_task_that_always_kills_its_worker_is_named(pool, tmp_path):
     finished = {}
-    with process_pool(2) as pool:
-        results = run_tasks(tasks(12), partial(killed, tmp_path, 3, 99), pool)
-        with pytest.raises(TaskError, match=r"task 3 was lost with its worker") as caught:
-            finished.update((task.key, rows) for task, rows in results)
+    results = run_tasks(tasks(12), partial(killed, tmp_path, 3, 99), pool)
+    with pytest.raises(TaskError, match=r"task 3 was lost with its worker") as caught:
+        finished.update((task.key, rows) for task, rows in results)
     assert len(Diary(tmp_path).begun(3)) == 3
     assert finished.items() <= SQUARES.items()
     assert f"{len(finished)} tasks ({len(finished)} trials) finished" in str(caught.value)
@@ -228,38 +224,28 @@ def test_an_executor_that_was_shut_down_is_an_error():
 # A whole search
 
 
-@pytest.fixture(scope="module")
-def expected() -> list[dict[str, Any]]:
-    """What a search in one process finds."""
-    return plain(search())
+def test_a_search_on_two_workers_finds_what_one_process_finds(pool):
+    assert plain(search(pool, group_size=2)) == expected()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_search_finds_the_same_with_any_number_of_workers(workers, expected):
-    with process_pool(workers) as pool:
-        assert plain(search(pool, group_size=2)) == expected
-
-
-def test_a_search_one_of_whose_workers_is_killed_is_the_search_of_one_process(expected, tmp_path):
+def test_a_search_one_of_whose_workers_is_killed_is_the_search_of_one_process(pool, tmp_path):
     def kill() -> None:
         os.kill(active_children()[0].pid, signal.SIGKILL)
 
-    with process_pool(2) as pool:
-        assert plain(search(pool, tmp_path, reporter=After(4, kill))) == expected
-    assert plain(ledger(tmp_path)) == expected
+    assert plain(search(pool, tmp_path, reporter=After(4, kill))) == expected()
+    assert plain(ledger(tmp_path)) == expected()
 
 
-def test_a_search_whose_pool_breaks_goes_on_with_another(expected, tmp_path):
+def test_a_search_whose_executor_breaks_goes_on_with_another(pool, tmp_path):
     with ProcessPoolExecutor(1, get_context("spawn")) as broken:
         process = broken.submit(os.getpid).result()
         with pytest.raises(ExecutorError, match=r"Before that, \d+ tasks"):
             search(broken, tmp_path, reporter=After(4, lambda: os.kill(process, signal.SIGKILL)))
     before = ledger(tmp_path)
-    assert 4 <= len(before) < len(expected)
-    with process_pool(1) as pool:
-        assert plain(search(pool, tmp_path)) == expected
+    assert 4 <= len(before) < TRIALS
+    assert plain(search(pool, tmp_path)) == expected()
     after = ledger(tmp_path)
-    assert (after[: len(before)], plain(after)) == (before, expected)
+    assert (after[: len(before)], plain(after)) == (before, expected())
 
 
 # Programs
@@ -300,7 +286,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGINT to the program alone", "SIGKILL"])
+@pytest.mark.parametrize("how", ["Ctrl-C", pytest.param("SIGINT to it alone", marks=pytest.mark.slow), "SIGKILL"])
 def test_a_program_that_is_stopped_leaves_no_worker_behind(how, tmp_path):
     diary = Diary(tmp_path / "diary")
     path = program(tmp_path, SLOW)

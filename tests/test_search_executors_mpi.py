@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from search_setting import TRIALS, ledger, plain, run, search
+from search_setting import TRIALS, expected, ledger, plain, run
 
 PROGRAM = Path(__file__).parent / "mpi_program.py"
 MPIEXEC = shutil.which("mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
@@ -43,30 +43,30 @@ def mpi(folder: Path, *arguments: str) -> tuple[int, str]:
     return run(command, **allowed, **more)
 
 
-def found(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A job one of whose workers is killed after 4 trials, and another in the same folder, which nobody kills."""
+    folder = tmp_path_factory.mktemp("mpi")
+    first, _ = mpi(folder, "4")
+    before = ledger(folder / "search")
+    second, output = mpi(folder)
+    assert second == 0, output
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return found | {"first": first, "before": before, "after": ledger(folder / "search")}
 
 
-def test_two_workers_under_mpiexec_find_what_one_process_finds(tmp_path):
-    code, output = mpi(tmp_path)
-    assert code == 0, output
-    result = found(tmp_path)
-    assert result["workers"] == 2
-    assert result["squares"] == [i * i for i in range(8)]
-    assert len(set(result["processes"])) == 2
-    assert result["master"] not in result["processes"]
-    assert result["rows"] == plain(search())
+def test_two_workers_under_mpiexec_do_every_task_once(jobs):
+    assert jobs["workers"] == 2
+    assert jobs["squares"] == [i * i for i in range(8)]
+    assert len(set(jobs["processes"])) == 2
+    assert jobs["master"] not in jobs["processes"]
 
 
-def test_a_job_that_dies_with_one_of_its_workers_goes_on_from_the_ledger(tmp_path):
-    code, _ = mpi(tmp_path, "4")
-    assert code != 0
-    before = ledger(tmp_path / "search")
-    assert 4 <= len(before) < TRIALS
-    code, output = mpi(tmp_path)
-    assert code == 0, output
-    assert found(tmp_path)["rows"] == plain(search())
-    after = ledger(tmp_path / "search")
-    assert after[: len(before)] == before
-    assert [row["trial"] for row in plain(after)] == list(range(1, TRIALS + 1))
+def test_a_job_that_dies_with_one_of_its_workers_leaves_a_ledger(jobs):
+    assert jobs["first"] != 0
+    assert 4 <= len(jobs["before"]) < TRIALS
+
+
+def test_the_next_job_goes_on_from_there_and_finds_what_one_process_finds(jobs):
+    assert jobs["after"][: len(jobs["before"])] == jobs["before"]
+    assert plain(jobs["after"]) == jobs["rows"] == expected()

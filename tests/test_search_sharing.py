@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -91,12 +94,12 @@ def test_who_writes_into_it_changes_neither_the_file_nor_others(tmp_path):
     assert data.x[0, 0] == first
 
 
-@pytest.mark.parametrize("trouble", ["gone", "damaged", "never written"])
-def test_a_worker_that_cannot_read_the_file_gets_the_data_with_a_task(trouble, tmp_path):
+@pytest.mark.parametrize(("trouble", "more"), [("gone", 1), ("damaged", 2), ("never written", 3)])
+def test_a_worker_that_cannot_read_the_file_gets_the_data_with_a_task(trouble, more, pool, tmp_path):
     folder = tmp_path / "folder"
     if trouble == "never written":
         folder.write_text("a file, where a folder was wanted")
-    data = dataset()
+    data = dataset(ROWS + more)
     shared = SharedData(data, folder)
     pickle.dumps(shared)
     if trouble == "gone":
@@ -105,35 +108,33 @@ def test_a_worker_that_cannot_read_the_file_gets_the_data_with_a_task(trouble, t
         content = bytearray(files(folder)[0].read_bytes())
         content[1000] ^= 1
         files(folder)[0].write_bytes(content)
-    with process_pool(2) as pool:
-        rows = seen(run_tasks(tasks(8), partial(look, shared), pool))
+    rows = seen(run_tasks(tasks(8), partial(look, shared), pool))
     assert {row["sum"] for row in rows} == {float(data.x.sum())}
     assert all(row["writeable"] for row in rows)
     # Sent once to each process: from then on it is the same object.
     assert len({(row["process"], row["object"]) for row in rows}) == len({row["process"] for row in rows})
 
 
-def test_two_values_are_sent_to_a_worker_that_sees_neither(tmp_path):
-    one, two = SharedData(dataset(), tmp_path), SharedData(dataset(30), tmp_path)
+def test_two_values_are_sent_to_a_worker_that_sees_neither(pool, tmp_path):
+    one, two = SharedData(dataset(ROWS + 4), tmp_path), SharedData(dataset(30), tmp_path)
     pickle.dumps((one, two))
     for file in files(tmp_path):
         file.unlink()
-    with process_pool(1) as pool:
-        rows = seen(run_tasks(tasks(2), partial(both, one, two), pool))
-    assert rows == [{"rows": (ROWS, 30)}] * 2
+    rows = seen(run_tasks(tasks(2), partial(both, one, two), pool))
+    assert rows == [{"rows": (ROWS + 4, 30)}] * 2
 
 
 def both(one: SharedData[Any], two: SharedData[Any], task: Task) -> list[dict[str, Any]]:
     return [{"rows": (len(one.value), len(two.value))}]
 
 
-def test_data_that_its_owner_has_dropped_is_an_error_that_names_the_task(tmp_path):
-    shared = SharedData(dataset(30), tmp_path)
+def test_data_that_its_owner_has_dropped_is_an_error_that_names_the_task(pool, tmp_path):
+    shared = SharedData(dataset(31), tmp_path)
     reference = pickle.loads(pickle.dumps(shared))
     assert isinstance(reference, Reference)
     del shared
     gc.collect()
-    with process_pool(1) as pool, pytest.raises(ExecutorError, match="task 0 has no way to its shared data"):
+    with pytest.raises(ExecutorError, match="task 0 has no way to its shared data"):
         seen(run_tasks(tasks(1), partial(look, reference), pool))
 
 
@@ -144,6 +145,25 @@ def test_the_file_goes_with_the_object(tmp_path):
     del shared
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_the_file_of_a_process_that_was_killed_goes_when_another_is_written(tmp_path):
+    program = (
+        "import os, pickle, signal, sys; from tinygrad_cr.search import SharedData\n"
+        "shared = SharedData(b'', sys.argv[1]); pickle.dumps(shared); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path], timeout=60)
+    (left,) = tmp_path.iterdir()
+    mine = SharedData(b"", tmp_path)
+    others = [tmp_path / "tinygrad_cr-elsewhere-1-x", tmp_path / f"tinygrad_cr-{socket.gethostname()}"]
+    for folder in others:
+        folder.mkdir()
+    pickle.dumps(mine)
+    assert left not in tmp_path.iterdir()
+    assert len(files(tmp_path)) == 1
+    assert all(folder.exists() for folder in others)
+    assert pickle.loads(pickle.dumps(mine)).value == b""
 
 
 def test_a_reference_is_handed_on_as_it_is(tmp_path):

@@ -149,6 +149,7 @@ class _Foreman(Generic[T]):
         self.parked: list[_Order[T]] = []
         self.suspects: deque[_Order[T]] = deque()
         self.flying: dict[Future[Any], _Order[T]] = {}
+        self.guilty: _Order[T] | None = None
         self.broken: Exception | None = None
         self.finished = self.rows = 0
 
@@ -179,6 +180,8 @@ class _Foreman(Generic[T]):
                 self._fill()
             if self.broken:
                 raise self._dead() from self.broken
+            if self.guilty:
+                raise self._guilty(self.guilty)
         finally:
             for future in self.flying:
                 future.cancel()
@@ -236,11 +239,11 @@ class _Foreman(Generic[T]):
         if order.lost < ATTEMPTS and not order.suspect and not _hopeless(error):
             self.again.append(order)
             return None
+        if order.suspect and self.suspects:
+            self.guilty = self.guilty or order
+            return None
         if order.suspect or isinstance(error, BrokenExecutor):
-            raise TaskError(
-                f"task {order.task.key!r} was lost with its worker again and again, so it probably kills it: "
-                f"is there memory enough? {self._so_far()}"
-            ) from error
+            raise self._guilty(order) from error
         what = f"task {order.task.key!r} could not be run: {type(error).__name__}: {error}"
         raise ExecutorError(f"{what}. {self._so_far()}") from error
 
@@ -254,6 +257,12 @@ class _Foreman(Generic[T]):
             raise ExecutorError(f"task {order.task.key!r} has no way to its shared data. {self._so_far()}")
         order.sent[digest] = content
         self.again.appendleft(order)
+
+    def _guilty(self, order: _Order[T]) -> TaskError:
+        return TaskError(
+            f"task {order.task.key!r} was lost with its worker again and again, so it probably kills it: "
+            f"is there memory enough? {self._so_far()}"
+        )
 
     def _dead(self) -> ExecutorError:
         error = self.broken

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import mmap
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 import threading
 import weakref
@@ -37,7 +39,8 @@ class SharedData(Generic[V]):
 
     When it is first pickled, the arrays go into a file. A worker maps the file into memory, once, so that
     workers on one machine share its pages; one that cannot see the file gets the arrays with a task, once, and
-    keeps them. The file goes when the process that wrote it ends, or drops this object.
+    keeps them. The file goes when the process that wrote it ends, or drops this object; that of one that was
+    killed, when the next one is written there.
 
     Args:
         value: any picklable object, such as a tuple of data sets; it must not change any more.
@@ -127,8 +130,9 @@ class _Packed:
     def _write(self, content: bytes, folder: Path | None) -> str:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+        _clear(Path(tempfile.gettempdir()) if folder is None else folder)
         # A folder of its own: nobody else can have put a file of this name there before.
-        own = tempfile.mkdtemp(prefix="tinygrad_cr-", dir=folder)
+        own = tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir=folder)
         weakref.finalize(self, _remove, own, os.getpid())
         path = Path(own) / f"{self.digest}.bin"
         path.write_bytes(content)
@@ -139,6 +143,31 @@ def _pack(value: object, folder: Path | None) -> _Packed:
     buffers: list[pickle.PickleBuffer] = []
     body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return _Packed(body, [buffer.raw() for buffer in buffers], folder)
+
+
+def _prefix() -> str:
+    return f"tinygrad_cr-{socket.gethostname()}-"
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes of this machine left behind when they were killed."""
+    for path in folder.glob(f"{glob.escape(_prefix())}*-*"):
+        owner = path.name.removeprefix(_prefix()).split("-")[0]
+        if owner.isdecimal() and not _alive(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        # There, the question is asked by a call that would end the process.
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _remove(folder: str, owner: int) -> None:
