@@ -303,12 +303,24 @@ def test_progress_tells_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    whole = Whole(40, stream)
-    for _ in range(10):
-        now[0] += 1.5
-        whole.epoch({}, 40)
+    # One network of 10 epochs, then five of them at once.
+    whole = Whole([1.0, 5.0], stream)
+    for length in (1.0, 2.0):
+        whole.start(10, 1)
+        for epoch in range(1, 11):
+            now[0] += length
+            whole.epoch({"epoch": epoch}, 10)
     whole.end()
-    assert stream.getvalue() == "18% done, about 50 s left\n"
+    # 10 s for a sixth of the work, then 20 s for a half of the rest.
+    assert stream.getvalue() == "17% done, about 50 s left\n58% done, about 14 s left\n"
+
+
+def test_what_callbacks_see_is_told_and_no_line_an_epoch() -> None:
+    stream = io.StringIO()
+    whole = Whole([1.0], stream)
+    whole.note("2 of 2 members train; the best is member 1")
+    whole.note("failure: member 1 diverged")
+    assert stream.getvalue() == "failure: member 1 diverged\n"
 
 
 # predict

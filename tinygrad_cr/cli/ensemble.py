@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -18,7 +19,7 @@ from tinygrad_cr.errors import RunTakenError
 from tinygrad_cr.report import save_comparison, write_ensemble_report
 from tinygrad_cr.search.progress import time_text
 from tinygrad_cr.train.history import Row
-from tinygrad_cr.train.progress import Silent
+from tinygrad_cr.train.progress import LEVELS, Silent
 from tinygrad_cr.train.run import next_run_path
 
 ENSEMBLE, SNAPSHOTS, AVERAGE = "ensemble.safetensors", "snapshots.safetensors", "average.safetensors"
@@ -74,9 +75,9 @@ def ensemble(
     }
     chosen: dict[str, Any] = {"members": members, "cycles": snapshots, "samples": samples, "epochs": epochs}
     chosen |= {"snapshot_lr": snapshot_lr, "mask_rate": mask_rate, "hidden": options.widths(hidden)}
-    # The single model, each member, the snapshots, and without dropout one more network for the masks.
-    runs = 2 + members + (dropout == 0)
-    reporter = Whole(runs * epochs, sys.stderr if as_json else sys.stdout)
+    # The single model, all members as one population, the snapshots, and without dropout a network for the masks.
+    shares = [1.0, float(members), 1.0] + ([1.0] if dropout == 0 else [])
+    reporter = Whole(shares, sys.stderr if as_json else sys.stdout)
     try:
         found = comparison(
             parts.train,
@@ -109,35 +110,45 @@ class Whole(Silent):
     """One bar, or a line every 10 seconds, over all runs of a comparison.
 
     Args:
-        epochs: of all runs together.
+        shares: of each run in all the work, in the order in which they are made.
         stream: where it goes.
     """
 
     interval = 10.0
 
-    def __init__(self, epochs: int, stream: IO[str]) -> None:
-        self.epochs, self.done, self.stream = epochs, 0, stream
+    def __init__(self, shares: Sequence[float], stream: IO[str]) -> None:
+        self.shares, self.total, self.stream = list(shares), sum(shares), stream
+        self.before, self.share = 0.0, 0.0
         self.begin = self.said = time.monotonic()
         self.progress: Progress | None = None
         if stream.isatty():
             columns = (TextColumn("ensembles"), BarColumn(bar_width=None), TextColumn("{task.fields[left]}"))
             self.progress = Progress(*columns, console=Console(file=stream), transient=True)
-            self.task: Any = self.progress.add_task("train", total=epochs, left="")
+            self.task: Any = self.progress.add_task("train", total=1.0, left="")
             self.progress.start()
 
+    def start(self, epochs: int, steps_per_epoch: int) -> None:
+        """The next run begins."""
+        self.before += self.share
+        self.share = self.shares.pop(0) if self.shares else 0.0
+
     def epoch(self, row: Row, epochs: int) -> None:
-        """One more epoch, of whichever run."""
-        self.done = min(self.done + 1, self.epochs)
+        """An epoch of the run ended."""
+        done = min(1.0, (self.before + self.share * row["epoch"] / epochs) / self.total)
+        if not done:
+            return
         now = time.monotonic()
-        left = f"about {time_text((now - self.begin) * (self.epochs - self.done) / self.done)} left"
+        left = f"about {time_text((now - self.begin) * (1 - done) / done)} left"
         if self.progress is not None:
-            self.progress.update(self.task, completed=self.done, left=left)
-        elif now - self.said >= self.interval:
+            self.progress.update(self.task, completed=done, left=left)
+        elif now - self.said >= self.interval and done < 1:
             self.said = now
-            print(f"{self.done / self.epochs:.0%} done, {left}", file=self.stream, flush=True)
+            print(f"{done:.0%} done, {left}", file=self.stream, flush=True)
 
     def note(self, text: str) -> None:
-        """Print it."""
+        """Print what a callback saw; how the members stand after each epoch is left out."""
+        if text.partition(":")[0] not in LEVELS.values():
+            return
         if self.progress is not None:
             self.progress.console.print(text, highlight=False, markup=False)
         else:
