@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import kernels, report, search, watching
+from bench import ensembles, kernels, report, search, watching
 from bench.contestants import PEERS
 from bench.plot import draw
 from bench.run import Options, run
@@ -117,7 +117,13 @@ def write_report(arguments: Sequence[str]) -> None:
         say(f"wrote {os.path.relpath(path)}")
 
 
-COMMANDS = {"kernels": kernel_suite, "report": write_report, "watching": watching.main, "search": search.main}
+COMMANDS = {
+    "kernels": kernel_suite,
+    "report": write_report,
+    "watching": watching.main,
+    "search": search.main,
+    "ensembles": ensembles.main,
+}
 
 
 def main() -> None:

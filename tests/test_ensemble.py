@@ -131,6 +131,14 @@ def test_runs_bring_their_standardizer_and_class_names():
     assert (ensemble.class_names, ensemble[0].standardizer) == (("a", "b", "c"), standardizer)
 
 
+def test_a_population_is_an_ensemble_of_its_members():
+    population = MLP([4, 8, 3], members=3, generator=5)
+    ensemble = Ensemble(population)
+    np.testing.assert_allclose(ensemble.member_proba(X), predict_proba(population, X), rtol=1e-5)
+    population.layers[0].weight.data[1] = 0  # a member is a view
+    np.testing.assert_allclose(ensemble.member_proba(X)[1], predict_proba(population[1], X), rtol=1e-5)
+
+
 def test_a_slice_is_an_ensemble_of_those_members():
     ensemble = Ensemble(networks(), class_names=["a", "b", "c"])
     assert [member.model for member in ensemble[1:3]] == [member.model for member in ensemble.members[1:3]]
@@ -156,6 +164,8 @@ class Silent(Module):
 REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "none": ([], {}, OptionError, "at least one member, got none"),
     "no module": (["model"], {}, OptionError, "a Module, a Member or a Run, got str"),
+    "one network": (networks(1)[0], {}, OptionError, "one network is no ensemble: give a list of networks"),
+    "a population": ([MLP([4, 3], members=2)], {}, OptionError, "a population is a whole ensemble: give it alone"),
     "features": ([*networks(1), MLP([5, 3])], {}, ShapeError, "member 1 has 5 features, member 0 has 4"),
     "classes": ([*networks(1), MLP([4, 2])], {}, ShapeError, "member 1 has 2 classes, member 0 has 3"),
     "standardizer": (

@@ -250,6 +250,14 @@ def test_a_network_that_drops_nothing_is_refused(model):
         mc_dropout(model, X, 10)
 
 
+@pytest.mark.parametrize("function", [mc_dropout, exact_expectation])
+def test_of_a_population_one_member_is_wanted(function):
+    population = MLP([4, 8, 3], dropout=0.5, members=2, generator=0)
+    assert function(population[1], X).mean.shape == (20, 3)
+    with pytest.raises(OptionError, match=r"give a member of the population, population\[m\]"):
+        function(population, X)
+
+
 def test_one_mask_has_no_spread_and_is_refused():
     with pytest.raises(OptionError, match="samples must be an integer of at least 2, got 1"):
         mc_dropout(network(8), X, 1)

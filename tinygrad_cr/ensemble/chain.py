@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tinygrad_cr.errors import OptionError
 from tinygrad_cr.nn import Affine, AffineReLUDropout, Dropout, Module, ReLU, Sequential
 
 
 def chain(model: Module) -> Iterator[Module]:
     """The layers of a network one after another; a network that is no `Sequential` is one layer.
 
+    Raises:
+        OptionError: a population.
+
     >>> from tinygrad_cr.nn import MLP
     >>> [type(layer).__name__ for layer in chain(MLP([4, 8, 2], generator=0))]
     ['AffineReLUDropout', 'Affine']
     """
+    if model.members is not None:
+        raise OptionError("masks are drawn for one network: give a member of the population, population[m]")
     # A subclass of Sequential may compute something else.
     if isinstance(model, Sequential) and type(model).forward is Sequential.forward:
         for layer in model.layers:

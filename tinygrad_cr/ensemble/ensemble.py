@@ -25,7 +25,8 @@ class Ensemble(Sequence[Member]):
     """Networks whose answers are averaged. ``len``, ``ensemble[i]`` (a `Member`) and slices (an `Ensemble`) work.
 
     Args:
-        members: trained classifiers: Modules, `Member`s (a Module with its standardizer) or `train.Run`s.
+        members: trained classifiers: Modules, `Member`s (a Module with its standardizer) or `train.Run`s; or a
+            population.
         standardizer: of the members that bring none of their own.
         class_names: of the members that do not say; [classes].
         history: how they were trained, where that is known; it is not saved.
@@ -45,7 +46,7 @@ class Ensemble(Sequence[Member]):
 
     def __init__(
         self,
-        members: Iterable[Module | Member | Run],
+        members: Module | Iterable[Module | Member | Run],
         *,
         standardizer: Standardizer | None = None,
         class_names: Sequence[str] = (),

@@ -10,7 +10,7 @@ import numpy as np
 
 from tinygrad_cr.data import Standardizer
 from tinygrad_cr.errors import DataError, OptionError, ShapeError
-from tinygrad_cr.nn import MLP, Module
+from tinygrad_cr.nn import MLP, Module, member_of
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train import Run
 from tinygrad_cr.train.evaluate import evaluation
@@ -46,7 +46,7 @@ class Member:
 
 
 def gathered(
-    members: Iterable[Any], standardizer: Standardizer | None, class_names: Sequence[str]
+    members: Module | Iterable[Any], standardizer: Standardizer | None, class_names: Sequence[str]
 ) -> tuple[list[Member], tuple[str, ...], int | None]:
     """Networks, members and runs as members that fit together, the names of their classes, and how many there are.
 
@@ -55,7 +55,7 @@ def gathered(
         ShapeError: they take different features, or have different numbers of classes.
         DataError: their classes have different names, or a parameter is inf or NaN.
     """
-    found = [_as_member(each, standardizer, tuple(class_names)) for each in members]
+    found = [_as_member(each, standardizer, tuple(class_names)) for each in _each(members)]
     if not found:
         raise OptionError("an ensemble wants at least one member, got none")
     for i, member in enumerate(found):
@@ -77,10 +77,20 @@ def gathered(
     return found, names, classes
 
 
+def _each(members: Module | Iterable[Any]) -> Iterable[Any]:
+    if not isinstance(members, Module):
+        return members
+    if members.members is None:
+        raise OptionError("one network is no ensemble: give a list of networks, or a population")
+    return [member_of(members, m) for m in range(members.members)]
+
+
 def _as_member(given: Any, standardizer: Standardizer | None, class_names: tuple[str, ...]) -> Member:
     if isinstance(given, Member | Run):
         own = tuple(given.class_names) or class_names
         return Member(given.model, standardizer if given.standardizer is None else given.standardizer, own)
+    if isinstance(given, Module) and given.members is not None:
+        raise OptionError("a population is a whole ensemble: give it alone, or its members as population[m]")
     if isinstance(given, Module):
         return Member(given, standardizer, class_names)
     raise OptionError(f"a member is a Module, a Member or a Run, got {type(given).__name__}")

@@ -21,7 +21,7 @@ from tinygrad_cr.nn import Module
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator
 from tinygrad_cr.train import Callback, Setup
-from tinygrad_cr.train.history import Row
+from tinygrad_cr.train.history import History, Row
 from tinygrad_cr.train.trainer import DEFAULT_LR
 
 State = dict[str, np.ndarray[Any, Any]]
@@ -167,4 +167,4 @@ def _trained(
         member = made.model(train)
         member.load_state_dict(state)
         members.append(Member(member.eval(), trainer.standardizer, train.class_names))
-    return Trained(members, history)
+    return Trained(members, History([{"member": 0, **row} for row in history], history.events))

@@ -13,7 +13,7 @@ from tinygrad_cr.ensemble.settings import Settings, settings
 from tinygrad_cr.errors import DataError, DivergenceError
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator
-from tinygrad_cr.train import History
+from tinygrad_cr.train import Event, History
 
 Pair = tuple[Any, Any]
 
@@ -35,7 +35,7 @@ def train_ensemble(
     generator: Generator | int | None = None,
     **options: Any,
 ) -> Ensemble:
-    """k independent networks, trained and put together ("deep ensemble", Lakshminarayanan et al. 2017).
+    """k independent networks, trained as one population ("deep ensemble", Lakshminarayanan et al. 2017).
 
     They differ in their first weights, their dropout masks and their orders of rows; all see all rows, because with
     bootstrap samples each would see less (the same paper, section 2.4). Each holds the parameters of its best epoch on
@@ -46,10 +46,10 @@ def train_ensemble(
         k: how many.
         train, validation: as for `Trainer.fit`.
         hidden: widths of the hidden layers; inputs and outputs are those of the data.
-        generator: a Generator, a seed, or None for a fresh seed. Member m has stream m: it is the same network for any
-            k.
+        generator: a Generator, a seed, or None for a fresh seed. Member m has the m-th stream after it, and is the same
+            network for any k.
         options: further arguments of `nn.MLP` (dropout, dropout_mode, init, dtype) and of `train.Trainer` (lr, epochs,
-            ...).
+            ...); dropout, init, lr, momentum, lr_decay and reg may be lists of one value a member.
 
     Raises:
         OptionError: an unknown option, or one outside its range.
@@ -75,12 +75,12 @@ def train_members(k: int, train: Dataset, validation: Dataset | None, made: Sett
     """Train members 0 to k - 1 side by side, as a population; one alone as it is, with every monitor."""
     if k == 1:
         return train_one(train, validation, made)
-    model = made.population(train, k)
-    trainer = made.trainer(model)
+    population = made.population(train, k)
+    trainer = made.trainer(population)
     history = trainer.fit(train, validation)
-    lost = {event.member for event in history.events if event.stop and event.level == "fail"}
-    kept = [Member(model[m], trainer.standardizer, train.class_names) for m in range(k) if m not in lost]
-    return Trained(kept, history)
+    lost = {event.member for event in _losses(history)}
+    kept = [] if None in lost else [m for m in range(k) if m not in lost]
+    return Trained([Member(population[m], trainer.standardizer, train.class_names) for m in kept], history)
 
 
 def train_one(train: Dataset, validation: Dataset | None, made: Settings) -> Trained:
@@ -88,9 +88,13 @@ def train_one(train: Dataset, validation: Dataset | None, made: Settings) -> Tra
     model = made.model(train)
     trainer = made.trainer(model)
     history = trainer.fit(train, validation)
-    lost = any(event.stop and event.level == "fail" for event in history.events)
-    kept = [] if lost else [Member(model, trainer.standardizer, train.class_names)]
-    return Trained(kept, history)
+    kept = [] if _losses(history) else [Member(model, trainer.standardizer, train.class_names)]
+    return Trained(kept, History([{"member": 0, **row} for row in history], history.events))
+
+
+def _losses(history: History) -> list[Event]:
+    """The events by which a member was lost, or with no member the whole run."""
+    return [event for event in history.events if event.stop and event.level == "fail"]
 
 
 def assembled(trained: Trained) -> Ensemble:
@@ -100,7 +104,7 @@ def assembled(trained: Trained) -> Ensemble:
         DivergenceError: there are none.
     """
     if not trained.members:
-        reasons = [event.message for event in trained.history.events if event.level == "fail"]
+        reasons = [event.message for event in _losses(trained.history)]
         raise DivergenceError(f"no member is left; {'; '.join(reasons)}")
     return Ensemble(trained.members, history=trained.history)
 
