@@ -3,6 +3,7 @@
 from tinygrad_cr.search.edges import Edge, crowded_edges
 from tinygrad_cr.search.executors import run_tasks
 from tinygrad_cr.search.halving import Halving
+from tinygrad_cr.search.importance import Importances, importance
 from tinygrad_cr.search.optimism import expected_optimism, optimism_bound
 from tinygrad_cr.search.optuna import OptunaObjective, optuna_objective
 from tinygrad_cr.search.process_pool import process_pool
@@ -17,6 +18,7 @@ __all__ = [
     "Choice",
     "Edge",
     "Halving",
+    "Importances",
     "IntUniform",
     "LogUniform",
     "OptunaObjective",
@@ -31,6 +33,7 @@ __all__ = [
     "crowded_edges",
     "expected_optimism",
     "grid_search",
+    "importance",
     "optimism_bound",
     "optuna_objective",
     "process_pool",
