@@ -61,9 +61,7 @@ class Generator:
         counters = np.empty((n, 4), np.uint32)
         counters[:, 0] = np.arange(n, dtype=np.uint32)
         counters[:, 1:] = np.array([draw % 2**32, draw >> 32, self.stream], np.uint32)
-        out = np.empty((n, 4), np.uint32)
-        backend("cpu").philox(counters, np.array([self.seed % 2**32, self.seed >> 32], np.uint32), out)
-        return out
+        return _philox(counters, self.seed)
 
     def uniform(self, shape: tuple[int, ...]) -> Any:
         """Uniform numbers, float64 [shape], strictly between 0 and 1, 52 random bits each.
@@ -99,11 +97,7 @@ class Generator:
         >>> sorted(Generator(3).permutation(4).tolist())
         [0, 1, 2, 3]
         """
-        keys = self.words(-(-n // 2)).reshape(-1, 2)[:n].astype(np.uint64)
-        low = np.uint64((1 << max(1, (n - 1).bit_length())) - 1)
-        order = (keys[:, 0] << np.uint64(32) | keys[:, 1]) & ~low | np.arange(n, dtype=np.uint64)
-        order.sort()
-        return (order & low).astype(np.int64)
+        return _sorted_keys(self.words(-(-n // 2)).reshape(1, -1), n)[0]
 
     def state(self) -> dict[str, int]:
         """Everything there is to save: ``Generator(**state)`` goes on from here.
@@ -125,6 +119,21 @@ class Generator:
 
     def __repr__(self) -> str:
         return f"Generator(seed={self.seed}, stream={self.stream}, draw={self.draw})"
+
+
+def _philox(counters: Any, seed: int) -> Any:
+    out = np.empty(counters.shape, np.uint32)
+    backend("cpu").philox(counters, np.array([seed % 2**32, seed >> 32], np.uint32), out)
+    return out
+
+
+def _sorted_keys(words: Any, n: int) -> Any:
+    """Permutations of n from random words: uint32 [rows, at least 2 n] -> int64 [rows, n]."""
+    halves = words.reshape(len(words), -1, 2)[:, :n].astype(np.uint64)
+    low = np.uint64((1 << max(1, (n - 1).bit_length())) - 1)
+    order = (halves[..., 0] << np.uint64(32) | halves[..., 1]) & ~low | np.arange(n, dtype=np.uint64)
+    order.sort(axis=-1)
+    return (order & low).astype(np.int64)
 
 
 class Generators(Sequence[Generator]):
@@ -153,6 +162,23 @@ class Generators(Sequence[Generator]):
 
     def __len__(self) -> int:
         return len(self.generators)
+
+    def permutations(self, n: int) -> Any:
+        """The next `Generator.permutation` of each: int64 [members, n], in one pass where the members share a seed.
+
+        >>> both = member_generators(3, 2)
+        >>> bool((both.permutations(9)[1] == Generator(3, stream=1).permutation(9)).all())
+        True
+        """
+        if len({generator.seed for generator in self.generators}) > 1:
+            return np.stack([generator.permutation(n) for generator in self.generators])
+        blocks = -(-n // 2)
+        counters = np.empty((len(self), blocks, 4), np.uint32)
+        counters[:, :, 0] = np.arange(blocks, dtype=np.uint32)
+        for own, generator in zip(counters, self.generators, strict=True):
+            draw = generator.next_draw()
+            own[:, 1:] = np.array([draw % 2**32, draw >> 32, generator.stream], np.uint32)
+        return _sorted_keys(_philox(counters.reshape(-1, 4), self.generators[0].seed).reshape(len(self), -1), n)
 
     def state(self) -> dict[str, Any]:
         """Everything there is to save."""

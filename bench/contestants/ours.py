@@ -97,7 +97,7 @@ class Members:
 
     def epoch(self) -> float:
         n, size = len(self.batches.dataset), self.batch
-        orders = np.stack([generator.permutation(n) for generator in self.shuffles])
+        orders = self.shuffles.permutations(n)
         whole = n // size * size
         block = orders[:, :whole].reshape(self.members, -1, size).transpose(1, 0, 2)
         for start in range(0, len(block), STEPS_A_CALL):

@@ -149,10 +149,7 @@ class PopulationLoop:
         A block ends where costs are looked at. Norms are measured in the last step, which has a block of its own.
         """
         n, size = len(self.batches.dataset), self.batches.batch_size
-        if self.shared:
-            orders = self.trainer.generator.permutation(n)
-        else:
-            orders = np.stack([generator.permutation(n) for generator in self.trainer.generator])
+        orders = self.trainer.generator.permutation(n) if self.shared else self.trainer.generator.permutations(n)
         last = (self.steps - 1) * size
         for start in range(0, last, STEPS_BETWEEN_OBSERVATIONS * size):
             stop = min(last, start + STEPS_BETWEEN_OBSERVATIONS * size)
