@@ -57,31 +57,35 @@ class Training:
             return float(np.mean(self.model(Tensor(x)).numpy().argmax(axis=1) == y))
 
 
-STEPS_A_CALL = 50
-"""As many as the `Trainer` makes between two looks at the costs."""
+STEPS_A_CALL, SHARED_BYTES = 50, 1 << 22
+"""As the `Trainer` has them: steps between two looks at the costs, and of minibatches that all members see."""
 
 
 class Members:
     """Many networks at once, as the `Trainer` trains a population: minibatches and masks of its own for each."""
 
-    def __init__(self, task: Task, inputs: Inputs) -> None:
-        self.members, self.batch = task.members, task.batch
+    def __init__(self, task: Task, inputs: Inputs, shared: bool) -> None:
+        self.members, self.batch, self.shared = task.members, task.batch, shared
         self.model = nn.MLP(task.sizes, members=task.members, dropout=DROPOUT, generator=0)
         self.optimizer = optim.SGD(self.model, lr=LEARNING_RATE, momentum=MOMENTUM)
         self.batches = data.Batches(data.Dataset(inputs.x, inputs.y), task.batch)
         self.rows, self.labels, self.mean, self.scale = self.batches.source()
-        self.x = np.empty((task.members, task.batch, task.sizes[0]), np.float32)
-        self.y = np.empty((task.members, task.batch), np.int64)
+        fitting = max(1, min(STEPS_A_CALL, SHARED_BYTES // (4 * task.batch * task.sizes[0])))
+        minibatches = fitting if shared else task.members
+        self.x = np.empty((minibatches, task.batch, task.sizes[0]), np.float32)
+        self.y = np.empty((minibatches, task.batch), np.int64)
         self.ones = np.ones(task.members, np.float32)
         self.shuffles = member_generators(1, task.members)
-        self.step = tinygrad_cr.compile(self._step, in_place=True)
+        self.step = tinygrad_cr.compile(self._update if shared else self._gather_and_update, in_place=True)
 
-    def _step(self, rows: Any) -> Tensor:
-        kernels, size = backend("cpu"), rows.shape[1]
-        x, y = self.x[:, :size], self.y[:, :size]
+    def _gather_and_update(self, rows: Any) -> Tensor:
+        kernels = backend("cpu")
         for m in each_member(self.members):
-            kernels.gather(self.rows, rows[m], self.mean, self.scale, x[m])
-            kernels.xp.take(self.labels, rows[m], out=y[m], mode="clip")
+            kernels.gather(self.rows, rows[m], self.mean, self.scale, self.x[m])
+            kernels.xp.take(self.labels, rows[m], out=self.y[m], mode="clip")
+        return self._update(self.x, self.y)
+
+    def _update(self, x: Any, y: Any) -> Tensor:
         self.optimizer.zero_grad()
         loss = ops.cross_entropy(self.model(Tensor(x)), y)
         loss.backward(self.ones)
@@ -97,14 +101,21 @@ class Members:
 
     def epoch(self) -> float:
         n, size = len(self.batches.dataset), self.batch
-        orders = self.shuffles.permutations(n)
-        whole = n // size * size
-        block = orders[:, :whole].reshape(self.members, -1, size).transpose(1, 0, 2)
-        for start in range(0, len(block), STEPS_A_CALL):
-            loss = self.step.scan(block[start : start + STEPS_A_CALL])[-1]
-        if whole < n:
-            loss = self.step(orders[:, whole:])
-        return float(loss.numpy().mean())
+        steps = n // size
+        assert steps * size == n, "the data sets of this benchmark have whole minibatches"
+        if self.shared:
+            order, most = self.shuffles[0].permutation(n).reshape(steps, size), len(self.x)
+            for start in range(0, steps, most):
+                rows = order[start : start + most]
+                x, y = self.x[: len(rows)], self.y[: len(rows)]
+                backend("cpu").gather(self.rows, rows.reshape(-1), self.mean, self.scale, x.reshape(rows.size, -1))
+                np.take(self.labels, rows, out=y, mode="clip")
+                loss = self.step.scan(x, y)
+        else:
+            block = self.shuffles.permutations(n).reshape(self.members, steps, size).transpose(1, 0, 2)
+            for start in range(0, steps, STEPS_A_CALL):
+                loss = self.step.scan(block[start : start + STEPS_A_CALL])
+        return float(loss.numpy()[-1].mean())
 
     def accuracy(self, x: NDArray[Any], y: NDArray[Any]) -> float:
         self.model.eval()
@@ -156,7 +167,12 @@ class Population:
     """All members of a task at once."""
 
     def trainers(self, task: Task, inputs: Inputs) -> Mapping[str, Callable[[], Members]]:
-        return {"scan": lambda: Members(task, inputs)} if task.members > 1 else {}
+        if task.members == 1:
+            return {}
+        return {
+            "own shuffles": lambda: Members(task, inputs, False),
+            "one shuffle": lambda: Members(task, inputs, True),
+        }
 
     def predictors(self, task: Task, inputs: Inputs) -> Mapping[str, Callable[[], Prediction]]:
         return {}

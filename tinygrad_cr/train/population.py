@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+SHARED_BYTES = 1 << 22
+"""Of minibatches that all members see, gathered at a time: as many steps are made before a core turns to the next."""
+
 
 @dataclass
 class Member:
@@ -85,10 +88,15 @@ class PopulationLoop:
         self.rows, self.labels, self.mean, self.scale = self.batches.source()
         size = self.batches.batch_size
         self.shared = trainer.shuffle == "shared"
-        self.x = np.empty((size, train.features) if self.shared else (count, size, train.features), dtype)
-        self.y = np.empty(size if self.shared else (count, size), np.int64)
+        # Of a minibatch for each member, or of a few minibatches for all.
+        fitting = max(1, min(STEPS_BETWEEN_OBSERVATIONS, SHARED_BYTES // (size * train.features * dtype.itemsize)))
+        minibatches = fitting if self.shared else count
+        self.x = np.empty((minibatches * size, train.features), dtype)
+        self.y = np.empty(minibatches * size, np.int64)
         self.ones = np.ones(count, dtype)
-        self.compiled: capturing | None = preparation.captured(trainer, self._eager_step)
+        self.step_of_all: Callable[..., tuple[Tensor, Any]]
+        self.step_of_all = self._update if self.shared else self._gather_and_update
+        self.compiled: capturing | None = preparation.captured(trainer, self.step_of_all)
         self.history, self.step, self.epoch = History(), 0, 1
         self.stopped = False
         self.members = [Member(m, self._watching(), self.flat.values[m].copy()) for m in range(count)]
@@ -168,32 +176,54 @@ class PopulationLoop:
         return costs, norms[-1] if measure else None
 
     def _steps(self, block: Array, measure: bool) -> tuple[Array, Array]:
+        """Losses [steps, members], and norms of each step if they are measured."""
+        if not self.shared:
+            return self._made((block,), measure, self.step)
+        size = block.shape[-1]
+        most = len(self.x) // self.batches.batch_size
+        results = []
+        for start in range(0, len(block), most):
+            rows = block[start : start + most]
+            x, y = self.x[: rows.size], self.y[: rows.size]
+            backend("cpu").gather(self.rows, rows.reshape(-1), self.mean, self.scale, x)
+            np.take(self.labels, rows.reshape(-1), out=y, mode="clip")
+            minibatches = x.reshape(len(rows), size, -1), y.reshape(len(rows), size)
+            results.append(self._made(minibatches, measure, self.step + start))
+        losses, norms = zip(*results, strict=True)
+        return np.concatenate(losses), np.concatenate(norms)
+
+    def _made(self, arrays: tuple[Array, ...], measure: bool, first: int) -> tuple[Array, Array]:
+        """Make a step with each of the leading parts of the arrays; `first` is the number of the first one."""
+
         def before(k: int) -> None:
-            self.optimizer.lr = self.schedule(self.step + k)
+            self.optimizer.lr = self.schedule(first + k)
 
         if self.compiled is not None:
             try:
-                losses, norms = self.compiled.scan(block, measure, before=before)
+                losses, norms = self.compiled.scan(*arrays, measure, before=before)
                 return losses.data, norms
             except CaptureError as error:
                 self.compiled = None
                 self.reporter.note(f"training runs eagerly: {error}")
         results = []
-        for k, rows in enumerate(block):
+        for k, parts in enumerate(zip(*arrays, strict=True)):
             before(k)
-            loss, norms = self._eager_step(rows, measure)
+            loss, norms = self.step_of_all(*parts, measure)
             results.append((loss.data, norms))
         return np.stack([loss for loss, _ in results]), np.stack([norms for _, norms in results])
 
-    def _eager_step(self, rows: Array, measure: bool) -> tuple[Tensor, Any]:
-        """One update of every member; rows: int64 [members, batch], or [batch] for all."""
-        size = rows.shape[-1]
-        x, y = self.x[..., :size, :], self.y[..., :size]
+    def _gather_and_update(self, rows: Array, measure: bool) -> tuple[Tensor, Any]:
+        """One update of every member, each with its own rows: int64 [members, batch]."""
+        members, size = rows.shape
+        x, y = self.x[: rows.size].reshape(members, size, -1), self.y[: rows.size].reshape(members, size)
         kernels = backend("cpu")
-        for m in [None] if self.shared else each_member(len(self.members)):
-            own = ... if m is None else m
-            kernels.gather(self.rows, rows[own], self.mean, self.scale, x[own])
-            kernels.xp.take(self.labels, rows[own], out=y[own], mode="clip")
+        for m in each_member(members):
+            kernels.gather(self.rows, rows[m], self.mean, self.scale, x[m])
+            kernels.xp.take(self.labels, rows[m], out=y[m], mode="clip")
+        return self._update(x, y, measure)
+
+    def _update(self, x: Array, y: Array, measure: bool) -> tuple[Tensor, Any]:
+        """One update of every member; x: [members, batch, features], or [batch, features] for all; y as it."""
         self.optimizer.zero_grad()
         loss = ops.cross_entropy(self.model(Tensor(x)), y)
         loss.backward(self.ones)
