@@ -23,7 +23,7 @@ def test_a_quick_run_writes_results_and_a_table(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "results.json").read_text())
     record = results["tasks"]["A"]
     assert record["failed"] == {}
-    assert set(record["rounds"]) == set(results["contestants"])
+    assert {*record["rounds"], "population"} == set(results["contestants"])
     assert record["limit"]["seconds"] > 0
     assert "A: 64-32-10, batch 32" in (tmp_path / "table.md").read_text()
 

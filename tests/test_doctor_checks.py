@@ -308,7 +308,7 @@ class Decaying(Optimizer):
 
     buffers = ("mean",)
 
-    def _update(self, count: int, spans: Any, l2: Any, weights: Any, norms: Any) -> None:
+    def _update(self, m: int, arrays: Any, live: Any, spans: Any, l2: Any, weights: Any, norms: Any) -> None:
         if norms is not None:
             norms[:] = [[float((p.data.astype("float64") ** 2).sum()), 0.0] for p in self.flat.parameters]
         for (start, stop), decay in zip(spans, l2, strict=True):

@@ -135,7 +135,8 @@ class Optimizer:
         return out
 
     def _penalty(self, m: int, reg: Number) -> float:
-        return float(of_member(self.weight_decay, m)) + float(of_member(numbers("reg", reg, self.members), m))
+        own = reg[m] if isinstance(reg, list | tuple | np.ndarray) and self.members is not None else reg
+        return float(of_member(self.weight_decay, m)) + float(own)  # type: ignore[arg-type]
 
     def _choose(self) -> list[int]:
         """The places of the parameters that have a gradient, which then lies where the kernels read it."""
