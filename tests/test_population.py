@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import signal
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,94 @@ def test_a_scan_that_no_table_holds_runs_as_a_loop() -> None:
     assert not compiled.programs[0].in_one_table
 
 
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("delay", [1e-4, 3e-3, 1e-2], ids=["at once", "later", "within the block"])
+def test_a_scan_that_is_interrupted_leaves_a_program_that_works(delay: float, second: bool) -> None:
+    training, twin = population("sgd", "float32"), population("sgd", "float32")
+    compiled = tinygrad_cr.compile(training.step)
+    rows = everybody(400)
+    compiled.scan(rows[:3])
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def scan_for_ever() -> None:
+        while True:
+            compiled.scan(rows)
+
+    outer = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        with pytest.raises(KeyboardInterrupt):
+            scan_for_ever()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, outer)
+    # What was made of the block does not matter here: from the same state, the same step follows.
+    twin.model.load_state_dict(training.model.state_dict())
+    twin.optimizer.load_state_dict(training.optimizer.state_dict())
+    for own, other in zip(twin.model.generator, training.model.generator, strict=True):
+        own.restore(other.state())
+    again = compiled.scan(rows[:2]).numpy() if second else np.stack([compiled(row).numpy() for row in rows[:2]])
+    np.testing.assert_array_equal(again, np.stack([twin.step(row).numpy() for row in rows[:2]]))
+    np.testing.assert_array_equal(training.model.flat().values, twin.model.flat().values)
+
+
+def test_where_a_step_cannot_be_prepared_those_before_it_are_made() -> None:
+    scanned, looped = population("adam", "float32"), population("adam", "float32")
+    rows = everybody(12)
+
+    def before(k: int) -> None:
+        if k == 9:
+            raise ZeroDivisionError
+
+    compiled = tinygrad_cr.compile(scanned.step)
+    compiled.scan(rows[:2])
+    with pytest.raises(ZeroDivisionError):
+        compiled.scan(rows[2:], before=before)
+    for k in range(11):
+        looped.step(rows[k])
+    np.testing.assert_array_equal(scanned.model.flat().values, looped.model.flat().values)
+    assert scanned.optimizer.steps == looped.optimizer.steps
+    assert scanned.model.generator[1].state() == looped.model.generator[1].state()
+
+
+def test_a_scan_in_place_leaves_the_callers_arrays_alone() -> None:
+    total = Tensor(np.zeros(3))
+    x = np.arange(12.0).reshape(4, 3)
+    kept = x.copy()
+    tinygrad_cr.compile(lambda row: (total + row).sum(), in_place=True).scan(x)
+    np.testing.assert_array_equal(x, kept)
+
+
+def test_a_list_of_penalties_may_change_between_steps() -> None:
+    model = nn.Affine(1, 1, members=2, init=1.0, generator=0, dtype="float64")
+    optimizer = optim.SGD(model, lr=0.1)
+    reg = [0.0, 0.0]
+    for strength in (0.0, 1.0):
+        reg[1] = strength
+        before = model.weight.data[:, 0, 0].copy()
+        model(np.zeros((1, 1))).sum().backward()
+        optimizer.step(reg=reg)
+        optimizer.zero_grad()
+        np.testing.assert_allclose(model.weight.data[:, 0, 0], before * [1, 1 - 0.1 * strength])
+
+
+def test_weight_decay_may_be_a_vector() -> None:
+    decay = [0.0, 0.1, 0.5]
+    for make in (optim.SGD, optim.AdamW):
+        model = nn.MLP(SIZES, members=3, generator=1)
+        optimizer = make(model, 0.01, weight_decay=decay)
+        ops.cross_entropy(model(DATA[:9].astype("f")), LABELS[:9]).backward(np.ones(3, "f"))
+        optimizer.step()
+        for m in range(3):
+            alone = nn.MLP(SIZES, generator=Generator(1, stream=m))
+            solo_optimizer = make(alone, 0.01, weight_decay=decay[m])
+            ops.cross_entropy(alone(DATA[:9].astype("f")), LABELS[:9]).backward()
+            solo_optimizer.step()
+            np.testing.assert_array_equal(model.flat().values[m], alone.flat().values)
+
+
 def test_a_scan_without_steps_to_scan_says_so() -> None:
     compiled = tinygrad_cr.compile(lambda x, y: x)
     with pytest.raises(OptionError, match="one number of steps"):
@@ -263,6 +352,32 @@ def test_stacked_networks_are_the_members_and_come_back_as_views() -> None:
     assert networks[0].layers[0].weight.data.any()
 
 
+def test_a_layer_that_is_used_twice_is_one_layer_of_the_population() -> None:
+    def tied(seed: int) -> nn.Sequential:
+        layer = nn.Affine(4, 4, generator=seed)
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    model = nn.stack([tied(1), tied(2)])
+    assert len(model.parameters()) == len(tied(1).parameters()) == len(model[0].parameters())
+    apart = nn.Sequential(nn.Affine(4, 4), nn.ReLU(), nn.Affine(4, 4))
+    with pytest.raises(ShapeError, match="share parts differently"):
+        nn.stack([tied(1), apart])
+
+
+class Table(nn.Module):
+    """Layers by name, and an array that is no parameter."""
+
+    def __init__(self, shift: float = 0.0) -> None:
+        self.layers = {"first": nn.Affine(2, 2, generator=0)}
+        self.shift = np.array([shift, 1.0])
+
+
+def test_modules_in_a_dict_and_arrays_that_agree_are_stacked_too() -> None:
+    assert nn.stack([Table(), Table()]).layers["first"].members == 2
+    with pytest.raises(OptionError, match="cannot differ in shift"):
+        nn.stack([Table(), Table(1.0)])
+
+
 def test_layers_outside_an_mlp_make_populations_too() -> None:
     generators = member_generators(2, 3)
     model = nn.Sequential(
@@ -325,6 +440,7 @@ def test_gradients_are_clipped_for_each_member() -> None:
         (lambda: optim.SGD(nn.MLP(SIZES), [0.1, 0.2]), OptionError, "lr must be a finite number"),
         (lambda: nn.MLP(SIZES)[0], ShapeError, "one network, not a population"),
         (lambda: nn.MLP(SIZES, members=2)[2], IndexError, "member 2 of 2"),
+        (lambda: nn.MLP(SIZES, members=2)[0:1], OptionError, "a member is taken by its number"),
         (lambda: nn.stack([]), OptionError, "at least one network"),
         (lambda: nn.stack([nn.MLP([4, 2]), nn.MLP([4, 3])]), ShapeError, r"sizes.1 are \[2, 3\]"),
         (lambda: nn.stack([nn.MLP([4, 2]), nn.MLP([4, 4, 2])]), ShapeError, "as many layers"),

@@ -115,7 +115,9 @@ class compile:
                 break
             if before is not None:
                 before(done)
-            results.append(_lengthened(self(*first)))
+            # A capture in place would hold, and later write into, the caller's array.
+            own = (value.copy() if self.in_place and isinstance(value, np.ndarray) else value for value in first)
+            results.append(_lengthened(self(*own)))
             done += 1
         return _joined(results)
 
@@ -136,6 +138,7 @@ class Program:
         self.grads: dict[int, tuple[Leaf, Array | None]] = {}
         self.result: Any = None
         self._one_table: bool | None = None
+        self.astray = False
         self._cells: dict[int, tuple[Array, Array]] = {}
         self.known: dict[int, Array] = {}
 
@@ -169,6 +172,8 @@ class Program:
 
     def replay_each(self, args: tuple[Any, ...], steps: int, first: int, before: Callable[[int], None] | None) -> Any:
         """Make the calls for each step; the results with a leading axis of steps. Only if it is `in_one_table`."""
+        if self.astray:
+            self._return_addresses()
         (tables,) = self.captured
         whole: list[tuple[Any, Any]] = []
         outs = [np.zeros((steps, *array.shape), array.dtype) for array in _arrays_of(self.result)]
@@ -180,23 +185,45 @@ class Program:
             begins = own.ctypes.data + own.strides[0] * np.arange(steps)
             whole.append((cells, begins[:, None] + offsets))
         values: list[list[Any]] = [[] for _ in self.live]
+        failure: BaseException | None = None
         for k in range(steps):
-            if before is not None:
-                before(first + k)
-            for live, read in zip(self.live, values, strict=True):
-                read.append(live.read())
+            try:
+                if before is not None:
+                    before(first + k)
+                read_now = [live.read() for live in self.live]
+            except BaseException as error:  # the steps before it are made, as a loop would have
+                failure, steps = error, k
+                break
+            for read, value in zip(values, read_now, strict=True):
+                read.append(value)
+        if steps:
+            self._run_block(tables, steps, [(cells, table[:steps]) for cells, table in whole], values)
+            for leaf, grad in self.grads.values():
+                leaf.grad = grad
+        if failure is not None:
+            raise failure
+        return _rebuilt(self.result, iter(outs))
+
+    def _run_block(self, tables: Any, steps: int, whole: list[tuple[Any, Any]], values: list[list[Any]]) -> None:
         real: list[tuple[Any, Any]] = []
         for live, read in zip(self.live, values, strict=True):
             for target, cells, numbers in live.places_by_target():
                 table = np.array(read).reshape(steps, -1)[:, numbers]
                 (whole if target is tables.tables else real).append((cells, table))
-        tables.block(steps, whole, real)
-        for array in captured:
+        # Until the addresses are those of the capture again: whatever interrupts this, no later call uses others.
+        self.astray = True
+        try:
+            tables.block(steps, whole, real)
+        finally:
+            self._return_addresses()
+
+    def _return_addresses(self) -> None:
+        """Let the tables refer to the captured arrays."""
+        (tables,) = self.captured
+        for array in [*_arrays_of(tuple(self.inputs)), *_arrays_of(self.result)]:
             cells, offsets = self._cells_at(tables, array)
             tables.tables[tuple(cells.T)] = array.ctypes.data + offsets
-        for leaf, grad in self.grads.values():
-            leaf.grad = grad
-        return _rebuilt(self.result, iter(outs))
+        self.astray = False
 
     def _cells_at(self, tables: Any, array: Array) -> tuple[Array, Array]:
         """Where the tables refer to this array: cells [n, 3], and offsets [n] in bytes."""
@@ -222,6 +249,8 @@ class Program:
 
     def replay(self, args: tuple[Any, ...]) -> Any:
         """Make the calls; the results as new tensors."""
+        if self.astray:
+            self._return_addresses()
         for given, captured in zip(args, self.inputs):  # noqa: B905 - as many, see `fits`
             if type(given) is Tensor:
                 given, captured = given.data, captured.data

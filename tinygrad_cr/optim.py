@@ -12,7 +12,7 @@ from tinygrad_cr import tape
 from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module, Parameter
-from tinygrad_cr.options import PerMember, number, numbers, of_member
+from tinygrad_cr.options import number, numbers, of_member
 from tinygrad_cr.tape import ask, each_member, watch
 
 Number = float | Sequence[float]
@@ -64,15 +64,28 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        if self.members is None or not isinstance(value, PerMember):
-            value = self._numbers("lr", value)
-        self._lr = value
+        if self.members is not None and value is getattr(self, "_lr", None):
+            return
+        self._lr = value = self._numbers("lr", value)
         self._rates = [float(of_member(value, m)) for m in range(self.members or 1)]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.flat.parameters:
             parameter.grad = None
+
+    def forget(self, m: int) -> None:
+        """Let member m of a population begin anew: what was remembered of its gradients is 0 again.
+
+        >>> from tinygrad_cr import nn
+        >>> optimizer = SGD(nn.Affine(1, 1, members=2), lr=0.5, momentum=0.9)
+        >>> optimizer.velocity[...] = np.nan
+        >>> optimizer.forget(1)
+        >>> np.isnan(optimizer.velocity).all(axis=1)
+        array([ True, False])
+        """
+        for buffer in self._buffers:
+            buffer[m] = 0
 
     def config(self) -> dict[str, Any]:
         """The arguments besides model and lr that make this optimiser again."""
@@ -116,7 +129,8 @@ class Optimizer:
         known_weights, known_reg, known_decay, l2 = self._penalties
         if weights is not known_weights or reg is not known_reg or self.weight_decay is not known_decay:
             l2 = [self._penalty(m, reg) * weights for m in range(members or 1)]
-            self._penalties = weights, reg, self.weight_decay, l2
+            # A list may have other numbers next time.
+            self._penalties = weights, None if isinstance(reg, list | np.ndarray) else reg, self.weight_decay, l2
         count, rate = ask(self._count), ask(self._rate)
         if members is None:
             self._update(0, [flat.values, flat.gradients, *self._buffers], (count, rate), spans, l2[0], weights, out)

@@ -37,6 +37,8 @@ def numbers(
     >>> numbers("lr", 0.1, 3), numbers("lr", [0.1, 0.2], 2)
     (0.1, PerMember(0.1, 0.2))
     """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
     if members is None or not isinstance(value, list | tuple | np.ndarray):
         return number(name, value, below=below, hint=hint)
     values = PerMember(number(f"{name}[{m}]", one, below=below, hint=hint) for m, one in enumerate(value))

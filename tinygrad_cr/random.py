@@ -196,6 +196,11 @@ class Generators(Sequence[Generator]):
 def member_generators(source: Generators | Sequence[Generator] | Generator | int | None, members: int) -> Generators:
     """A generator for each member: those given, or the streams that follow the one of a generator or a seed.
 
+    A single generator is left where it stands: asked twice, it gives the same members twice.
+
+    >>> member_generators(7, 2)[1]
+    Generator(seed=7, stream=1, draw=0)
+
     Raises:
         OptionError: not as many generators as members.
     """

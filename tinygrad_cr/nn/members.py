@@ -62,11 +62,19 @@ def member_of(module: Module, m: int) -> Module:
 
     Raises:
         IndexError: there is no such member; negative numbers count from the end.
+        OptionError: no number.
         ShapeError: the module is no population.
+
+    >>> from tinygrad_cr.nn import Affine
+    >>> population = Affine(3, 2, members=4, generator=0)
+    >>> member_of(population, 1).weight.data.base is population.weight.data.base
+    True
     """
     members = module.members
     if members is None:
         raise ShapeError(f"{type(module).__name__} is one network, not a population: it has no member {m}")
+    if not isinstance(m, int | np.integer):
+        raise OptionError(f"a member is taken by its number, got {m!r}")
     if not -members <= m < members:
         raise IndexError(f"member {m} of {members}")
     whole = module.flat()
@@ -118,16 +126,29 @@ def stack(modules: Sequence[Module]) -> Any:
     for module in modules:
         if not isinstance(module, Module) or module.members is not None:
             raise OptionError(f"stack wants networks of their own, got {module!r}; take members as population[m]")
-    together = _stacked("", modules)
+    together = _stacked("", modules, {})
     assert isinstance(together, Module)
     together.flat()
     return together
 
 
-def _stacked(name: str, values: Sequence[Any]) -> Any:
-    """What belongs together in the members, as one attribute of the population."""
+def _stacked(name: str, values: Sequence[Any], seen: dict[int, tuple[list[int], Any]]) -> Any:
+    """What belongs together in the members, as one attribute of the population; what is used twice stays one."""
     first = values[0]
     label = name.removeprefix(".")
+    if isinstance(first, Module | Parameter | Generator):
+        members, together = seen.get(id(first), ([], None))
+        if together is None:
+            together = _together(name, label, values, seen)
+            seen[id(first)] = [id(value) for value in values], together
+        elif members != [id(value) for value in values]:
+            raise ShapeError(f"members of a population are built alike, in {label} they share parts differently")
+        return together
+    return _together(name, label, values, seen)
+
+
+def _together(name: str, label: str, values: Sequence[Any], seen: dict[int, tuple[list[int], Any]]) -> Any:
+    first = values[0]
     if len({type(value) for value in values}) > 1 and not isinstance(first, str | int | float):
         kinds = ", ".join(type(value).__name__ for value in values)
         raise ShapeError(f"members of a population are built alike, {label or 'these'} are {kinds}")
@@ -138,7 +159,7 @@ def _stacked(name: str, values: Sequence[Any]) -> Any:
             missing = [i for i, value in enumerate(values) if key not in vars(value)]
             if missing:
                 raise ShapeError(f"members of a population are built alike, member {missing[0]} has no {label}.{key}")
-            vars(module)[key] = _stacked(f"{name}.{key}", [vars(value)[key] for value in values])
+            vars(module)[key] = _stacked(f"{name}.{key}", [vars(value)[key] for value in values], seen)
         module.training = first.training
         return module
     if isinstance(first, Parameter):
@@ -153,8 +174,12 @@ def _stacked(name: str, values: Sequence[Any]) -> Any:
     if isinstance(first, list | tuple):
         if len({len(value) for value in values}) > 1:
             raise ShapeError(f"members of a population have as many layers each, {label} are {[*map(len, values)]}")
-        return type(first)(_stacked(f"{name}.{i}", own) for i, own in enumerate(zip(*values, strict=True)))
-    if all(value == first for value in values):
+        return type(first)(_stacked(f"{name}.{i}", own, seen) for i, own in enumerate(zip(*values, strict=True)))
+    if isinstance(first, dict):
+        if len({tuple(value) for value in values}) > 1:
+            raise ShapeError(f"members of a population are built alike, {label} have the keys {[*map(list, values)]}")
+        return {key: _stacked(f"{name}.{key}", [value[key] for value in values], seen) for key in first}
+    if all(np.array_equal(value, first) if isinstance(first, np.ndarray) else value == first for value in values):
         return first
     if label.rpartition(".")[2] in _OPTIONS:
         return PerMember(values)

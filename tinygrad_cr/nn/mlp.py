@@ -52,7 +52,8 @@ class MLP(Sequential):
         dtype: "float32" or "float64".
         members: make a population: so many networks of this shape, trained together at little more than the price of
             one. Member m draws from the m-th stream after the generator's, and is what ``MLP`` alone makes from that;
-            or `generator` is a list of generators. dropout and init may be lists, too.
+            or `generator` is a list of generators. A single one is not moved on: for other members take another seed
+            or stream. dropout and init may be lists, too.
 
     An input [n, in] is everybody's, [members, n, in] is one for each; ``model[m]`` is a working view of a member.
 

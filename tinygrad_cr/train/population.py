@@ -17,7 +17,7 @@ import numpy as np
 from tinygrad_cr import ops, optim
 from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Dataset
-from tinygrad_cr.errors import CaptureError, OptionError
+from tinygrad_cr.errors import CaptureError, DivergenceError, OptionError
 from tinygrad_cr.kernels import backend
 from tinygrad_cr.nn import member_of
 from tinygrad_cr.options import PerMember, of_member
@@ -57,6 +57,8 @@ class Member:
         watching: the monitors that may end its training, and patience.
         best, best_accuracy: its best parameters so far, flat, and how good they are.
         cost: sum of cost times rows since its last row in the history.
+        training: whether it is not retired.
+        lost: whether it is, because its run failed.
     """
 
     number: int
@@ -65,6 +67,7 @@ class Member:
     best_accuracy: float | None = None
     cost: float = 0.0
     training: bool = True
+    lost: bool = False
 
 
 class PopulationLoop:
@@ -118,6 +121,8 @@ class PopulationLoop:
         finally:
             for member in self.members:
                 self.flat.values[member.number] = member.best
+                if member.lost:
+                    self.optimizer.forget(member.number)
             accuracies = [m.best_accuracy for m in self.members if m.best_accuracy is not None]
             self.reporter.stop(max(accuracies, default=math.nan) if completed else None)
         self._hear(lambda callback: callback.stop(self.history))
@@ -299,8 +304,7 @@ class PopulationLoop:
             self._hear(lambda callback, row=row: callback.epoch(row))  # type: ignore[misc]
         self._report(rows)
         self.epoch += 1
-        if self.epoch <= self.trainer.epochs:
-            self._check_left()
+        self._check_left()
         if self.folder:
             self.folder.write_history(self.history)
             state = {name: np.array(p.data) for name, p in zip(self.flat.names, self.flat.parameters, strict=True)}
@@ -378,20 +382,26 @@ class PopulationLoop:
             self.reporter.note(event_line(event))
             if event.stop and event.member is None:
                 self.stopped = True
-            elif event.stop:
-                self.members[event.member].training = False  # type: ignore[index]
+            elif event.stop and event.member is not None:
+                retired = self.members[event.member]
+                retired.training, retired.lost = False, retired.lost or event.level == "fail"
 
     def _lost(self, member: Member, what: str, step: int) -> None:
         message = divergence_message(what, float(of_member(self.optimizer.lr, member.number)), step)
         self._tell([Event("fail", "divergence", self.epoch, step, None, message, stop=True)], member)
 
     def _check_left(self) -> None:
-        """End a run in which no member trains any more."""
-        if self.training or self.stopped:
+        """End a run in which no member trains any more.
+
+        Raises:
+            DivergenceError: all of them were lost, and there are no monitors to say so in events alone.
+        """
+        lost = sum(member.lost for member in self.members)
+        everybody = lost == len(self.members)
+        if self.training or self.stopped or (self.epoch > self.trainer.epochs and not everybody):
             return
-        lost = [event.member for event in self.history.events if event.stop and event.level == "fail"]
-        why = f"no member trains any more: {len(lost)} of {len(self.members)} were lost"
-        level = "fail" if len(lost) == len(self.members) else "note"
-        self._tell(
-            [Event(level, "divergence" if lost else "early_stopping", self.epoch, self.step, None, why, stop=True)]
-        )
+        why = f"no member trains any more: {lost} of {len(self.members)} were lost"
+        level, kind = ("fail", "divergence") if everybody else ("note", "early_stopping")
+        self._tell([Event(level, kind, self.epoch, self.step, None, why, stop=True)])
+        if everybody and not self.trainer.monitors:
+            raise DivergenceError(f"{why}; {self.history.events[0].message}")
