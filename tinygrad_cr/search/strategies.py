@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_cr.data import Dataset, Standardizer, load
-from tinygrad_cr.errors import DataError, RunError, unknown_name
-from tinygrad_cr.nn import MLP
+from tinygrad_cr.errors import RunError, unknown_name
 from tinygrad_cr.options import integer
 from tinygrad_cr.search.explore import Explorer
 from tinygrad_cr.search.grouping import GROUP_SIZE
@@ -22,10 +21,9 @@ from tinygrad_cr.search.result import SearchResult
 from tinygrad_cr.search.sampling import grid_points, grid_values
 from tinygrad_cr.search.sharing import SharedData
 from tinygrad_cr.search.spaces import Space
-from tinygrad_cr.search.training import Material, run_group
+from tinygrad_cr.search.training import Material, check_parts, run_group
 from tinygrad_cr.search.winner import load_winner, make_winner, save_winner
 from tinygrad_cr.train.checkpoint import digest
-from tinygrad_cr.train.evaluate import check_fit
 
 Part = Dataset | tuple[Any, Any]
 
@@ -246,7 +244,7 @@ def _search(
     """Make the trials of a plan, and the winner."""
     integer("group_size", group_size, least=1)
     train, validation, test = load(parts[0]), load(parts[1]), None if parts[2] is None else load(parts[2])
-    _check(train, validation, test)
+    check_parts(train, validation, test)
     material = Material(
         train,
         validation,
@@ -280,13 +278,3 @@ def _search(
             teller.stop()
     result.winner = winner
     return result
-
-
-def _check(train: Dataset, validation: Dataset, test: Dataset | None) -> None:
-    """Raise unless the parts fit each other: in this process, before any worker is asked."""
-    for name, part in (("training", train), ("validation", validation), ("test", test)):
-        if part is None:
-            continue
-        if part.y is None:
-            raise DataError(f"the {name} part has no labels: a search wants to know what is right")
-        check_fit(MLP([train.features, train.classes], init=0.0), part)

@@ -125,7 +125,8 @@ def make_winner(
         return None
     point = {name: value for name, value in best.items() if name in PARAMETERS}
     trial = Trial(best["stage"], best["trial"], point, best["seed"])
-    outcome = train_group([trial], material, best["epochs"], keep=True)[0]
+    # So many as its row tells of, which may be a lower rung: a longer run could have a later, better epoch.
+    outcome = train_group([trial], material, best["epoch"], keep=True)[0]
     model = _network(trial, outcome, material)
     test_loss, test_accuracy = (None, None) if test is None else evaluate(model, test, material.standardizer)
     scores = [row["val_accuracy"] for row in scored(rows)]
