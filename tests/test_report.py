@@ -632,7 +632,9 @@ def edit(path: Path, **entries: Any) -> None:
 
 def test_a_population_is_shown_by_its_best_member(tmp_path):
     folder = run(
-        tmp_path / "many", model=nn.MLP([64, 12, 10], members=3, dropout=[0.1, 0.2, 0.3], generator=0), lr=[1e-4, 0.02, 0]
+        tmp_path / "many",
+        model=nn.MLP([64, 12, 10], members=3, dropout=[0.1, 0.2, 0.3], generator=0),
+        lr=[1e-4, 0.02, 0],
     )
     best = max(read_run(folder).history, key=lambda row: row["val_accuracy"])
     assert best["member"] == 1

@@ -410,7 +410,7 @@ def test_options_out_of_range_are_refused(options, message):
         search(**options)
 
 
-@pytest.mark.parametrize("stages", [[], [(5,)], [5], [(5, 0)]])
+@pytest.mark.parametrize("stages", [[], [(5,)], [5], [(5, 0)], 5, None, "5x5"])
 def test_stages_that_are_none_are_refused(stages):
     with pytest.raises(OptionError, match="stage"):
         coarse_to_fine(TRAIN, VALIDATION, SPACE, stages=stages, reporter=False)
@@ -428,3 +428,13 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path, 
     with pytest.raises(error):
         random_search(TRAIN, validation, SPACE, out=tmp_path / "search", reporter=False)
     assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize("reporter", [3, None, print])
+def test_what_is_no_reporter_is_refused(reporter):
+    with pytest.raises(OptionError, match="reporter must be True"):
+        search(reporter=reporter)
+
+
+def test_stages_may_be_an_array():
+    assert Plan(Space(SPACE), np.array([[3, 2], [4, 1]])).stages == ((3, 2), (4, 1))

@@ -9,7 +9,7 @@ from typing import Any
 from tinygrad_cr.report.figures import figures
 from tinygrad_cr.train import History, Record
 
-OWN = ("lr", "lr_decay", "reg", "momentum")
+OWN = ("lr", "lr_decay", "reg", "momentum", "weight_decay")
 """Entries of a configuration, of its model or of its optimizer_options that may hold a value for each member."""
 OWN_OF_MODEL = ("dropout", "init")
 

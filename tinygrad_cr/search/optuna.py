@@ -83,6 +83,14 @@ class OptunaObjective:
 
     The trial's user attributes then hold status ("finished", "stopped" by patience, "pruned" or "diverged"), epoch
     (epochs trained), val_loss, accuracy and loss (of the best epoch) and seconds.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> from optuna.trial import FixedTrial
+    >>> parts = split(load("digits"), seed=0)
+    >>> objective = optuna_objective(*parts[:2], {"lr": LogUniform(1e-4, 1.0), "hidden": 10}, epochs=1)
+    >>> trial = FixedTrial({"lr": 0.05})
+    >>> objective(trial) > 0.5, trial.user_attrs["status"], objective.point(trial.params)
+    (True, 'finished', {'lr': 0.05, 'hidden': [10]})
     """
 
     def __init__(self, material: Material, space: Space, epochs: int, seed: int) -> None:

@@ -175,7 +175,7 @@ def coarse_to_fine(
     >>> result.stages[1].space["lr"].low > 1e-5
     True
     """
-    plan = Plan(Space(space), tuple(stages), seed, halving=as_halving(halving))
+    plan = Plan(Space(space), stages, seed, halving=as_halving(halving))
     return _search(
         plan,
         (train, validation, test),
@@ -201,6 +201,13 @@ def resume(
 
     Raises:
         RunError: no search there, one with other data, or one in use.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> parts = split(load("digits"), seed=0)
+    >>> options = {"trials": 2, "epochs": 1, "reporter": False}
+    >>> first = random_search(*parts[:2], {"hidden": 10}, out="go-on-later", **options)
+    >>> resume("go-on-later", *parts[:2], reporter=False).rows == first.rows
+    True
     """
     settings = read_state(Path(out))["settings"]
     try:
