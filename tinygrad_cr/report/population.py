@@ -29,8 +29,8 @@ def best_member(record: Record) -> Record:
     if members is None:
         return record
     histories = [_history(record.history, m) for m in range(members)]
-    accuracies = [figures(history).best_accuracy for history in histories]
-    best = max(range(members), key=lambda m: -1.0 if accuracies[m] is None else accuracies[m])
+    known = {m: a for m, history in enumerate(histories) if (a := figures(history).best_accuracy) is not None}
+    best = max(known, key=lambda m: known[m], default=0)
     return record._replace(config=_config(record.config, best, members), history=histories[best])
 
 
@@ -59,7 +59,7 @@ def _members(record: Record) -> int | None:
     found = model.get("members") if isinstance(model, Mapping) else None
     if isinstance(found, int):
         return found
-    numbers = [row["member"] for row in record.history if isinstance(row.get("member"), int)]
+    numbers: list[int] = [row["member"] for row in record.history if isinstance(row.get("member"), int)]
     if numbers:
         return max(numbers) + 1
     known = record.config.get("members")

@@ -45,7 +45,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         wanted = "it wants (trials, epochs) of each stage, such as [(100, 5), (100, 5)]"
-        given = self.stages.tolist() if isinstance(self.stages, np.ndarray) else self.stages
+        stages: Any = self.stages
+        given = stages.tolist() if isinstance(stages, np.ndarray) else stages
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise OptionError(f"stages is no list, {wanted}; got {self.stages!r}")
         if not given:

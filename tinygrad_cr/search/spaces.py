@@ -146,7 +146,8 @@ class Choice:
     values: Sequence[Any]
 
     def __post_init__(self) -> None:
-        given = self.values.tolist() if isinstance(self.values, np.ndarray) else self.values
+        values: Any = self.values
+        given = values.tolist() if isinstance(values, np.ndarray) else values
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise OptionError(f"Choice wants a list of values, got {self.values!r}")
         object.__setattr__(self, "values", tuple(_hashable(value) for value in given))
