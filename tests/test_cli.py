@@ -22,7 +22,8 @@ from tinygrad_cr import cli, op_table, ops
 from tinygrad_cr.cli import engine
 from tinygrad_cr.data import load, split
 from tinygrad_cr.gradcheck import gradcheck
-from tinygrad_cr.train import load_run, predict_proba, read_run
+from tinygrad_cr.nn import MLP
+from tinygrad_cr.train import Trainer, load_run, predict_proba, read_run
 from tinygrad_cr.train.checkpoint import digest
 
 QUICK = ("--epochs", "2", "--hidden", "8", "--no-report")
@@ -442,6 +443,17 @@ def test_predict_knows_what_train_learned(tool, insects):
     _, classes, _ = predictions(tool("predict", "--model", insects / "run", "--data", insects / "rows.csv").out)
     right = sum(got == ("ant", "bee", "cicada")[i % 3] for i, got in enumerate(classes))
     assert right >= 57
+
+
+def test_predict_answers_for_a_population_with_the_mean_of_its_members(tool, insects, tmp_path):
+    part = load(insects / "insects.csv", label="kind")
+    population = MLP([4, 8, 3], members=3, generator=0)
+    Trainer(population, epochs=2, out=tmp_path / "many", reporter=False).fit(part)
+    header, _, probabilities = predictions(tool("predict", "--model", "many", "--data", insects / "rows.csv").out)
+    run = load_run(tmp_path / "many")
+    members = predict_proba(run.model, load(insects / "rows.npz", label=None).x, run.standardizer)
+    assert (header, members.shape) == (["class", "p_ant", "p_bee", "p_cicada"], (3, 60, 3))
+    np.testing.assert_allclose(probabilities, members.mean(axis=0), rtol=1e-4)
 
 
 def test_predict_takes_a_data_set_by_name(tool):

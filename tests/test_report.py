@@ -625,3 +625,31 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def edit(path: Path, **entries: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+# Populations
+
+
+def test_a_population_is_shown_by_its_best_member(tmp_path):
+    folder = run(
+        tmp_path / "many",
+        model=nn.MLP([64, 12, 10], members=3, dropout=[0.1, 0.2, 0.3], generator=0),
+        lr=[1e-4, 0.02, 0],
+    )
+    best = max(read_run(folder).history, key=lambda row: row["val_accuracy"])
+    assert best["member"] == 1
+    seen = Page(render([folder]))
+    assert "The page shows member 1 of 3, the one with the best validation accuracy" in seen.text
+    assert f"best validation accuracy {best['val_accuracy']:.4f} in epoch {best['epoch']}" in seen.text
+    assert "0.0001" not in seen.text
+    assert any(text.startswith("First-layer weights of 12 units") for text in seen.pictures)
+    probabilities = predict_proba(load_run(folder).model[1], DIGITS.validation.x, load_run(folder).standardizer)
+    right = int((probabilities.argmax(axis=1) == DIGITS.validation.y).sum())
+    assert any(f"{right} of 360 rows are right" in text for text in seen.pictures)
+
+
+def test_the_events_of_other_members_are_not_those_of_the_member_shown(tmp_path):
+    folder = run(tmp_path / "many", model=nn.MLP([64, 12, 10], members=2, generator=0), lr=[0.02, 1e4], monitors=True)
+    assert {event.member for event in read_run(folder).history.events if event.level == "fail"} == {1}
+    text = Page(render([folder])).text
+    assert ("member 0 of 2" in text, "Trained for 3 epochs" in text, "Failed" in text) == (True, True, False)

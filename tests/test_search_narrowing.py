@@ -93,3 +93,17 @@ def test_two_best_trials_at_one_place_leave_a_range():
     new = narrowed(space, rows)
     assert (new["batch_size"], new["lr"].low < 2e-4 < new["lr"].high) == (IntUniform(31, 33), True)
     assert (new["reg"].low, new["reg"].high) == pytest.approx((0.49, 0.51))
+
+
+@pytest.mark.parametrize(("trials", "scored"), [(1, 1), (3, 3), (5, 5), (40, 2)])
+def test_too_few_good_trials_keep_the_ranges(trials, scored):
+    def score(point):
+        return next(scores)
+
+    scores = iter([0.5 + i / 100 for i in range(scored)] + [None] * (trials - scored))
+    assert narrowed(SPACE, explore(score, stages=((trials, 5),)).rows) == SPACE
+
+
+def test_three_good_trials_are_enough_to_narrow():
+    rows = explore(peak(lr=0.5), stages=((6, 5),)).rows
+    assert narrowed(SPACE, rows)["lr"] != SPACE["lr"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tinygrad_cr.data import load, split
-from tinygrad_cr.errors import DataError, ExtraError, OptionError
+from tinygrad_cr.errors import DataError, ExtraError, OptionError, ShapeError
 from tinygrad_cr.search import Choice, IntUniform, LogUniform, Uniform, optuna_objective, random_search
 
 optuna = pytest.importorskip("optuna")
@@ -132,6 +132,9 @@ def test_a_study_that_does_not_maximise_is_refused(options):
         ({"dtype": "float16"}, OptionError, "float16"),
         ({"standardize": "none at all"}, OptionError, "none at all"),
         ({"train": "nowhere.csv"}, DataError, "nowhere"),
+        ({"train": (TRAIN.x, None)}, DataError, "training part has no labels"),
+        ({"validation": (VALIDATION.x, None)}, DataError, "validation part has no labels"),
+        ({"validation": (VALIDATION.x[:, :9], VALIDATION.y)}, ShapeError, "9"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_any_trial(wrong, error, match):

@@ -157,8 +157,13 @@ def test_the_ends_of_a_range_are_exact():
         (lambda: Uniform("a", "b"), "two finite numbers"),
         (lambda: IntUniform(5, 5), "empty"),
         (lambda: IntUniform(9, 5), r"inverted: .* IntUniform\(5, 9\)"),
-        (lambda: IntUniform(1.5, 5), "integer"),
+        (lambda: IntUniform(1.5, 5), r"whole numbers.*got \(1.5, 5\)"),
+        (lambda: IntUniform(-1, 5), "not negative"),
         (lambda: Choice([]), "empty"),
+        (lambda: Choice(np.array([])), "empty"),
+        (lambda: Choice([{"a": 1}]), r"lists of widths.*got \{'a': 1\}"),
+        (lambda: Choice([[[50]]]), "lists of widths"),
+        (lambda: Choice(np.array(3)), "a list of values"),
         (lambda: Choice([1, 2, 1]), "each value once"),
         (lambda: Choice("sgd"), "a list of values, got 'sgd'"),
         (lambda: Space({}), "a space wants ranges by name"),
@@ -222,3 +227,11 @@ def test_a_grid_that_cannot_be_is_refused(points, message):
     space = Space({"lr": SPACE["lr"], "batch_size": SPACE["batch_size"], "dropout": SPACE["dropout"]})
     with pytest.raises(OptionError, match=message):
         grid_values(space, points)
+
+
+def test_arrays_are_lists_of_values():
+    assert Choice(np.array([1, 2])) == Choice([1, 2])
+    assert Space({"hidden": Choice(np.array([[50, 20], [20, 50]]))}) == Space({"hidden": Choice([[50, 20], [20, 50]])})
+    assert Space({"hidden": Choice([np.array([50, 20]), 7])}) == Space({"hidden": Choice([[50, 20], 7])})
+    lr = Space({"lr": LogUniform(1e-3, 1e-1)})
+    assert grid_values(lr, {"lr": np.array([0.01, 0.1])}) == {"lr": [0.01, 0.1]}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinygrad_cr.data import Dataset
+from tinygrad_cr.data import Dataset, Standardizer
 from tinygrad_cr.errors import DataError, DivergenceError, OptionError, RunError, ShapeError
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.random import Generator
@@ -30,7 +30,8 @@ from tinygrad_cr.search.grouping import GroupTask, by_shape, largest_group
 from tinygrad_cr.search.plan import Plan
 from tinygrad_cr.search.spaces import Space
 from tinygrad_cr.search.training import STOP, Material, run_group, train_group
-from tinygrad_cr.search.trial import Trial
+from tinygrad_cr.search.trial import Trial, make_row
+from tinygrad_cr.search.winner import make_winner
 from tinygrad_cr.train import Trainer, evaluate, predict_proba
 
 
@@ -117,7 +118,7 @@ def test_the_order_in_which_groups_finish_changes_nothing(mixed, monkeypatch):
 
 
 def test_several_workers_change_nothing(mixed):
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(3) as executor:
         assert comparable(search(MIXED, trials=16, group_size=2, executor=executor)) == comparable(mixed)
 
 
@@ -136,6 +137,16 @@ def test_halving_with_networks_keeps_the_best():
     assert {row["epoch"]: row["status"] for row in rows} == {1: "stopped", 2: "stopped", 4: "finished"}
     full = search({"lr": LogUniform(1e-5, 1e-1), "hidden": Choice([4, 8])}, trials=12, epochs=4)
     assert comparable([rows.best])[0]["val_loss"] == comparable([full[rows.best["trial"] - 1]])[0]["val_loss"]
+
+
+def test_the_winner_of_a_lower_rung_is_the_network_that_was_chosen():
+    material = Material(TRAIN, VALIDATION, Standardizer().fit(TRAIN.x))
+    trial = Trial(1, 1, {"lr": 1e-3, "hidden": [8]}, 4)
+    (short,) = train_group([trial], material, 1)
+    row = make_row(trial, short, trials=1, epochs=9, rung=1)
+    winner = make_winner([row], material, None, seed=0, repeats=0)
+    assert train_group([trial], material, 9)[0].val_accuracy > short.val_accuracy
+    assert (winner.val_accuracy, winner.val_loss) == (short.val_accuracy, short.val_loss)
 
 
 def test_a_report_hears_of_each_epoch_and_may_stop_a_trial():
@@ -399,7 +410,7 @@ def test_options_out_of_range_are_refused(options, message):
         search(**options)
 
 
-@pytest.mark.parametrize("stages", [[], [(5,)], [5], [(5, 0)]])
+@pytest.mark.parametrize("stages", [[], [(5,)], [5], [(5, 0)], 5, None, "5x5"])
 def test_stages_that_are_none_are_refused(stages):
     with pytest.raises(OptionError, match="stage"):
         coarse_to_fine(TRAIN, VALIDATION, SPACE, stages=stages, reporter=False)
@@ -417,3 +428,13 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_trained(tmp_path, 
     with pytest.raises(error):
         random_search(TRAIN, validation, SPACE, out=tmp_path / "search", reporter=False)
     assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize("reporter", [3, None, print])
+def test_what_is_no_reporter_is_refused(reporter):
+    with pytest.raises(OptionError, match="reporter must be True"):
+        search(reporter=reporter)
+
+
+def test_stages_may_be_an_array():
+    assert Plan(Space(SPACE), np.array([[3, 2], [4, 1]])).stages == ((3, 2), (4, 1))

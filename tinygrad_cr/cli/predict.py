@@ -38,7 +38,10 @@ def predict(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="CSV file to write (default: standard output).")] = None,
 ) -> None:
-    """Write the class and the probability of each class for every row, as CSV."""
+    """Write the class and the probability of each class for every row, as CSV.
+
+    An ensemble and a population answer with the mean of their members' probabilities.
+    """
     ask, names, wanted = _answering(model)
     rows = load(data, label=None if label is None else options.column(label))
     if wanted is not None and rows.features != wanted:
@@ -75,6 +78,9 @@ def _answering(path: Path) -> tuple[Callable[[Any], Array], list[str], int | Non
         names = list(found.command.get("class_names") or [])
         return partial(_network, winner.model, winner.standardizer), names, winner.model.sizes[0]
     run = load_run(path)
+    if run.model.members is not None:
+        population = Ensemble(run.model, standardizer=run.standardizer, class_names=run.class_names)
+        return population.predict_proba, run.class_names, run.model.sizes[0]
     return partial(_network, run.model, run.standardizer), run.class_names, run.model.sizes[0]
 
 

@@ -38,6 +38,9 @@ def from_network(record: Record) -> Iterator[Picture | Omission]:
         reason = NO_EPOCH if there_is_none else str(error)
         yield from (Omission(name, reason) for name in (WEIGHTS, MATRIX, WORST, MASK))
         return
+    if run.model.members is not None:
+        run = run._replace(model=run.model[record.config.get("member", 0)])
+        run.model.eval()
     yield _weights(run)
     if record.config.get("data") is None:
         reason = "this run was trained on arrays, which its folder does not hold"

@@ -14,6 +14,7 @@ from tinygrad_cr.report.document import sections as sections_of
 from tinygrad_cr.report.html import Markup, join, tag
 from tinygrad_cr.report.network import from_network
 from tinygrad_cr.report.pictures import from_records
+from tinygrad_cr.report.population import best_member
 from tinygrad_cr.report.verdict import LEVELS, verdict
 from tinygrad_cr.train import Record, read_run
 from tinygrad_cr.train.run import REPORT
@@ -21,6 +22,8 @@ from tinygrad_cr.train.run import REPORT
 
 def write_report(runs: Sequence[Path | str], out: Path | str | None = None) -> Path:
     """Write the report on a run, or on several side by side; where it was written.
+
+    Of a population, it shows the member with the best validation accuracy.
 
     Args:
         runs: run folders. One that is given twice counts once.
@@ -62,7 +65,7 @@ def _read(runs: Sequence[Path | str]) -> list[Record]:
                 if not isinstance(row, dict) or not row.keys() >= wanted:
                     missing = ", ".join(sorted(wanted - row.keys() if isinstance(row, dict) else wanted))
                     raise RunError(f"{record.path} holds no whole run: line {i + 1} of {name}.jsonl lacks {missing}")
-    return records
+    return [best_member(record) for record in records]
 
 
 def _page(records: Sequence[Record]) -> str:

@@ -11,6 +11,7 @@ from tinygrad_cr.errors import TinygradError
 from tinygrad_cr.report.drawing import Omission, Picture, data_uri, unavailable
 from tinygrad_cr.report.figures import count, duration, figures, fraction, listed, number
 from tinygrad_cr.report.html import Markup, join, table, tag
+from tinygrad_cr.report.population import sentence
 from tinygrad_cr.report.settings import settings
 from tinygrad_cr.report.verdict import LEVELS, checks, verdict, worst_first
 from tinygrad_cr.train import Event, Record
@@ -23,10 +24,11 @@ STATUSES = {"PASS": "ok", "WARN": "warn", "FAIL": "fail"}
 
 def verdicts(record: Record, level: int) -> Markup:
     """The verdict, the figures it rests on, everything that was noticed, and the checks before training."""
-    found = verdict(record)
+    found, whose = verdict(record), sentence(record)
     return join(
         [
             tag("p", badge(found.level), " ", found.sentence, class_=f"verdict {found.level}"),
+            None if whose is None else tag("p", whose),
             _figures(record),
             *_events(worst_first(record.history.events), level),
             *_preflight(record, level),

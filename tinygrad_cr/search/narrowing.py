@@ -12,6 +12,8 @@ from tinygrad_cr.search.trial import Row, ranked
 
 LEAST_WIDTH = 0.02
 """No range becomes narrower than this part of itself in one stage."""
+FEWEST = 3
+"""Fewer good trials have no spread that says anything: ranges stay as they are."""
 RARE = 0.05
 """A choice that none of the best trials made is dropped if chance would leave it out less often than this."""
 
@@ -21,8 +23,8 @@ def narrowed(space: Space, rows: Sequence[Row]) -> Space:
 
     A range goes from the lowest to the highest of the best trials, in the logarithm for LogUniform, and beyond both by
     what k uniform draws fall short of the ends of their range, 1/(k - 1) of their spread: a parameter that does not
-    matter keeps about its range, as its best values are spread like all others. Choices that the best trials avoid
-    are dropped.
+    matter keeps about its range, as its best values are spread like all others. With fewer than 3 best trials, ranges
+    stay as they are. Choices that the best trials avoid are dropped.
 
     Args:
         rows: of all trials of the stage.
@@ -39,7 +41,7 @@ def narrowed(space: Space, rows: Sequence[Row]) -> Space:
         raise OptionError("no trial has a score: there is nothing to narrow the ranges around")
     changes: dict[str, Dimension] = {}
     for name, dimension in space.items():
-        if isinstance(dimension, Range):
+        if isinstance(dimension, Range) and len(best) >= FEWEST:
             changes[name] = _range(dimension, [position(dimension, row[name]) for row in best])
         elif isinstance(dimension, Choice):
             changes[name] = _choice(name, dimension, rows, best)

@@ -11,7 +11,7 @@ from tinygrad_cr.errors import OptionError, extra
 from tinygrad_cr.options import integer
 from tinygrad_cr.search.sampling import as_value, stage_seeds
 from tinygrad_cr.search.spaces import Choice, IntUniform, LogUniform, Space, Uniform
-from tinygrad_cr.search.training import STOP, Material, train_group
+from tinygrad_cr.search.training import STOP, Material, check_parts, train_group
 from tinygrad_cr.search.trial import DIVERGED, Row, Trial
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def optuna_objective(
     Raises:
         ExtraError: Optuna is not installed.
         OptionError: an unknown name, or a value out of its range.
-        DataError: parts that cannot be learned from.
+        DataError, ShapeError: parts that cannot be learned from, do not fit each other, or have no labels.
 
     >>> import optuna
     >>> from tinygrad_cr.data import load, split
@@ -65,6 +65,7 @@ def optuna_objective(
     with extra("optuna"):
         import optuna  # noqa: F401 - asked for here, so that what is missing is told before any work
     part, held_out = load(train), load(validation)
+    check_parts(part, held_out)
     if dtype not in ("float32", "float64"):
         raise OptionError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
     material = Material(
@@ -82,6 +83,14 @@ class OptunaObjective:
 
     The trial's user attributes then hold status ("finished", "stopped" by patience, "pruned" or "diverged"), epoch
     (epochs trained), val_loss, accuracy and loss (of the best epoch) and seconds.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> from optuna.trial import FixedTrial
+    >>> parts = split(load("digits"), seed=0)
+    >>> objective = optuna_objective(*parts[:2], {"lr": LogUniform(1e-4, 1.0), "hidden": 10}, epochs=1)
+    >>> trial = FixedTrial({"lr": 0.05})
+    >>> objective(trial) > 0.5, trial.user_attrs["status"], objective.point(trial.params)
+    (True, 'finished', {'lr': 0.05, 'hidden': [10]})
     """
 
     def __init__(self, material: Material, space: Space, epochs: int, seed: int) -> None:

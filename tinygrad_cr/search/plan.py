@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from tinygrad_cr.errors import OptionError
 from tinygrad_cr.options import integer
@@ -36,20 +38,25 @@ class Plan:
     """
 
     space: Space
-    stages: tuple[tuple[int, int], ...]
+    stages: Sequence[tuple[int, int]]
     seed: int = 0
     grid: dict[str, list[Any]] | None = field(default=None)
     halving: Halving | None = None
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise OptionError("stages is empty; it wants (trials, epochs) of each stage, such as [(100, 5), (100, 5)]")
-        for stage in self.stages:
+        wanted = "it wants (trials, epochs) of each stage, such as [(100, 5), (100, 5)]"
+        stages: Any = self.stages
+        given = stages.tolist() if isinstance(stages, np.ndarray) else stages
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise OptionError(f"stages is no list, {wanted}; got {self.stages!r}")
+        if not given:
+            raise OptionError(f"stages is empty; {wanted}")
+        for stage in given:
             if not isinstance(stage, tuple | list) or len(stage) != 2:
                 raise OptionError(f"a stage is (trials, epochs), such as (100, 5); got {stage!r}")
             integer("the trials of a stage", stage[0], least=1)
             integer("the epochs of a stage", stage[1], least=1)
-        object.__setattr__(self, "stages", tuple((int(trials), int(epochs)) for trials, epochs in self.stages))
+        object.__setattr__(self, "stages", tuple((int(trials), int(epochs)) for trials, epochs in given))
         integer("seed", self.seed, below=SEED_LIMIT)
 
     def trial(self, space: Space, stage: int, number: int) -> Trial:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from tinygrad_cr.errors import OptionError
 from tinygrad_cr.search.spaces import Space
 from tinygrad_cr.search.trial import Row
 
 
+@runtime_checkable
 class SearchReporter(Protocol):
-    """What a search tells while it runs."""
+    """What a search tells while it runs.
+
+    A subclass says what it cares about; what it leaves out is not told.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> from tinygrad_cr.search import random_search
+    >>> class Scores(SearchReporter):
+    ...     def trial(self, row, space):
+    ...         print(row["trial"], row["status"])
+    >>> parts = split(load("digits"), seed=0)
+    >>> result = random_search(*parts[:2], {"hidden": 10}, trials=2, epochs=1, reporter=Scores())
+    1 finished
+    2 finished
+    """
 
     def start(self, stage: int, trials: int, epochs: int) -> None:
         """A stage begins."""
@@ -152,8 +167,16 @@ def as_reporter(given: SearchReporter | bool) -> SearchReporter:
 
     >>> type(as_reporter(False)).__name__
     'Silent'
+
+    Raises:
+        OptionError: something else.
     """
     if not isinstance(given, bool):
+        if not isinstance(given, SearchReporter):
+            raise OptionError(
+                "reporter must be True for lines, False for silence, or an object with the methods of "
+                f"search.SearchReporter (start, trial, left, note, stop); got {given!r}"
+            )
         return given
     if not given:
         return Silent()

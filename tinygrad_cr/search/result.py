@@ -28,6 +28,10 @@ class Stage:
         space: the ranges of this stage.
         trials: how many.
         epochs: that each may be trained.
+
+    >>> stage = Stage(2, Space({"lr": 0.1}), trials=30, epochs=5)
+    >>> stage.number, stage.space.free
+    (2, [])
     """
 
     number: int
@@ -134,6 +138,14 @@ def read(path: Path | str) -> SearchResult:
 
     Raises:
         RunError: no search there, one of another format, or a broken file.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> from tinygrad_cr.search import random_search
+    >>> parts = split(load("digits"), seed=0)
+    >>> options = {"trials": 2, "epochs": 1, "reporter": False}
+    >>> result = random_search(*parts[:2], {"hidden": 10}, out="read-later", **options)
+    >>> read("read-later").rows == result.rows
+    True
     """
     from tinygrad_cr.search.winner import load_winner
 

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tinygrad_cr.errors import OptionError, unknown_name
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator
@@ -78,6 +80,7 @@ def grid_values(space: Space, points: int | Mapping[str, int | Sequence[Any]]) -
     values: dict[str, list[Any]] = {}
     for name, dimension in space.items():
         given = wanted.get(name)
+        given = given.tolist() if isinstance(given, np.ndarray) else given
         if not isinstance(dimension, Dimension):
             values[name] = [dimension]
         elif isinstance(given, list | tuple):

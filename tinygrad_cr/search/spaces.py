@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr.errors import OptionError, TinygradError, unknown_name
-from tinygrad_cr.options import integer
 from tinygrad_cr.search.parameters import PARAMETERS
 
 
@@ -98,7 +97,7 @@ class IntUniform:
     """Whole numbers from `low` to `high`, both included, all equally likely.
 
     Raises:
-        OptionError: ends that are not whole, or a range that is empty or inverted.
+        OptionError: ends that are not whole or negative, or a range that is empty or inverted.
 
     >>> IntUniform(1, 6).at(0.99)
     6
@@ -109,7 +108,11 @@ class IntUniform:
 
     def __post_init__(self) -> None:
         for end in (self.low, self.high):
-            integer("an end of IntUniform", end)
+            if isinstance(end, bool) or not isinstance(end, int | np.integer) or end < 0:
+                raise OptionError(
+                    f"IntUniform wants two whole numbers that are not negative, got ({self.low!r}, {self.high!r}); "
+                    "other numbers have Uniform"
+                )
         _check_range(self)
 
     def at(self, u: float) -> int:
@@ -131,10 +134,10 @@ class IntUniform:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, all equally likely.
+    """One of some values, all equally likely: a list of them, or an array.
 
     Raises:
-        OptionError: no values, or one twice.
+        OptionError: no values, one twice, or one that no parameter can have.
 
     >>> Choice(["sgd", "adam"]).at(0.6)
     'adam'
@@ -143,9 +146,11 @@ class Choice:
     values: Sequence[Any]
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, str) or not isinstance(self.values, Sequence):
+        values: Any = self.values
+        given = values.tolist() if isinstance(values, np.ndarray) else values
+        if isinstance(given, str) or not isinstance(given, Sequence):
             raise OptionError(f"Choice wants a list of values, got {self.values!r}")
-        object.__setattr__(self, "values", tuple(_hashable(value) for value in self.values))
+        object.__setattr__(self, "values", tuple(_hashable(value) for value in given))
         if not self.values:
             raise OptionError("Choice([]) is empty: it wants at least one value")
         if len(set(self.values)) < len(self.values):
@@ -306,7 +311,15 @@ def _check_range(dimension: Range) -> None:
 
 
 def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
+    plain = value.tolist() if isinstance(value, np.ndarray) else value
+    found = tuple(plain) if isinstance(plain, list | tuple) else plain
+    try:
+        hash(found)
+    except TypeError:
+        raise OptionError(
+            f"Choice wants numbers, names or lists of widths, such as Choice([50, [100, 50]]); got {value!r}"
+        ) from None
+    return found
 
 
 def _to_json(dimension: Any) -> Any:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_cr.data import Dataset, Standardizer, load
-from tinygrad_cr.errors import DataError, RunError, unknown_name
-from tinygrad_cr.nn import MLP
+from tinygrad_cr.errors import RunError, unknown_name
 from tinygrad_cr.options import integer
 from tinygrad_cr.search.explore import Explorer
 from tinygrad_cr.search.grouping import GROUP_SIZE
@@ -22,10 +21,9 @@ from tinygrad_cr.search.result import SearchResult
 from tinygrad_cr.search.sampling import grid_points, grid_values
 from tinygrad_cr.search.sharing import SharedData
 from tinygrad_cr.search.spaces import Space
-from tinygrad_cr.search.training import Material, run_group
+from tinygrad_cr.search.training import Material, check_parts, run_group
 from tinygrad_cr.search.winner import load_winner, make_winner, save_winner
 from tinygrad_cr.train.checkpoint import digest
-from tinygrad_cr.train.evaluate import check_fit
 
 Part = Dataset | tuple[Any, Any]
 
@@ -177,7 +175,7 @@ def coarse_to_fine(
     >>> result.stages[1].space["lr"].low > 1e-5
     True
     """
-    plan = Plan(Space(space), tuple(stages), seed, halving=as_halving(halving))
+    plan = Plan(Space(space), stages, seed, halving=as_halving(halving))
     return _search(
         plan,
         (train, validation, test),
@@ -203,6 +201,13 @@ def resume(
 
     Raises:
         RunError: no search there, one with other data, or one in use.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> parts = split(load("digits"), seed=0)
+    >>> options = {"trials": 2, "epochs": 1, "reporter": False}
+    >>> first = random_search(*parts[:2], {"hidden": 10}, out="go-on-later", **options)
+    >>> resume("go-on-later", *parts[:2], reporter=False).rows == first.rows
+    True
     """
     settings = read_state(Path(out))["settings"]
     try:
@@ -246,7 +251,7 @@ def _search(
     """Make the trials of a plan, and the winner."""
     integer("group_size", group_size, least=1)
     train, validation, test = load(parts[0]), load(parts[1]), None if parts[2] is None else load(parts[2])
-    _check(train, validation, test)
+    check_parts(train, validation, test)
     material = Material(
         train,
         validation,
@@ -280,13 +285,3 @@ def _search(
             teller.stop()
     result.winner = winner
     return result
-
-
-def _check(train: Dataset, validation: Dataset, test: Dataset | None) -> None:
-    """Raise unless the parts fit each other: in this process, before any worker is asked."""
-    for name, part in (("training", train), ("validation", validation), ("test", test)):
-        if part is None:
-            continue
-        if part.y is None:
-            raise DataError(f"the {name} part has no labels: a search wants to know what is right")
-        check_fit(MLP([train.features, train.classes], init=0.0), part)

@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinygrad_cr.data import Dataset, Standardizer
+from tinygrad_cr.errors import DataError
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.search.grouping import GroupTask
 from tinygrad_cr.search.parameters import complete
 from tinygrad_cr.search.trial import DIVERGED, FINISHED, STOPPED, Outcome, Row, Trial, make_row
 from tinygrad_cr.train import Callback, Event, Trainer
+from tinygrad_cr.train.evaluate import check_fit
 
 STOP = "stop"
 Report = Callable[[Trial, Row], str | None]
@@ -43,6 +45,24 @@ class Material:
     def ends(self) -> tuple[int, int]:
         """How many features and classes there are."""
         return self.train.features, self.train.classes
+
+
+def check_parts(train: Dataset, validation: Dataset, test: Dataset | None = None) -> None:
+    """Raise unless the parts fit each other: in this process, before any worker is asked.
+
+    Raises:
+        DataError, ShapeError: a part without labels, or with other features or more classes than the training part.
+
+    >>> check_parts(Dataset([[0.0, 1.0]], [0]), Dataset([[0.0, 1.0]]))
+    Traceback (most recent call last):
+    tinygrad_cr.errors.DataError: the validation part has no labels: a search wants to know what is right
+    """
+    for name, part in (("training", train), ("validation", validation), ("test", test)):
+        if part is None:
+            continue
+        if part.y is None:
+            raise DataError(f"the {name} part has no labels: a search wants to know what is right")
+        check_fit(MLP([train.features, train.classes], init=0.0), part)
 
 
 class Shared(Protocol):

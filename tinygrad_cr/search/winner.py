@@ -43,6 +43,14 @@ class Winner:
         trials: out of how many with a score it was chosen.
         repeats: the same settings trained from other seeds, a row each with seed, val_accuracy, val_loss,
             test_accuracy, test_loss, status.
+
+    >>> from tinygrad_cr.data import load, split
+    >>> from tinygrad_cr.search import random_search
+    >>> parts = split(load("digits"), seed=0)
+    >>> space = {"lr": 0.02, "hidden": 10}
+    >>> winner = random_search(*parts[:2], space, test=parts.test, trials=2, epochs=1, reporter=False).winner
+    >>> winner.model.sizes, winner.trials, winner.optimism == winner.row["val_accuracy"] - winner.test_accuracy
+    ([64, 10, 10], 2, True)
     """
 
     row: Row
@@ -125,7 +133,8 @@ def make_winner(
         return None
     point = {name: value for name, value in best.items() if name in PARAMETERS}
     trial = Trial(best["stage"], best["trial"], point, best["seed"])
-    outcome = train_group([trial], material, best["epochs"], keep=True)[0]
+    # So many as its row tells of, which may be a lower rung: a longer run could have a later, better epoch.
+    outcome = train_group([trial], material, best["epoch"], keep=True)[0]
     model = _network(trial, outcome, material)
     test_loss, test_accuracy = (None, None) if test is None else evaluate(model, test, material.standardizer)
     scores = [row["val_accuracy"] for row in scored(rows)]
