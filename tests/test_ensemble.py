@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinygrad_cr.data import Dataset, Standardizer
 from tinygrad_cr.ensemble import Ensemble, Member, averaged, calibration
-from tinygrad_cr.errors import DataError, OptionError, ShapeError
+from tinygrad_cr.errors import DataError, DTypeError, OptionError, ShapeError
 from tinygrad_cr.nn import MLP, Affine, Module, ReLU, Sequential
 from tinygrad_cr.train import Run, evaluate, predict_proba
 from tinygrad_cr.train.history import History
@@ -166,6 +166,12 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
     "no module": (["model"], {}, OptionError, "a Module, a Member or a Run, got str"),
     "one network": (networks(1)[0], {}, OptionError, "one network is no ensemble: give a list of networks"),
     "a population": ([MLP([4, 3], members=2)], {}, OptionError, "a population is a whole ensemble: give it alone"),
+    "a run of a population": (
+        [Run(MLP([4, 3], members=2), None, [], {}, History())],
+        {},
+        OptionError,
+        "a population is a whole ensemble: give it alone",
+    ),
     "features": ([*networks(1), MLP([5, 3])], {}, ShapeError, "member 1 has 5 features, member 0 has 4"),
     "classes": ([*networks(1), MLP([4, 2])], {}, ShapeError, "member 1 has 2 classes, member 0 has 3"),
     "standardizer": (
@@ -297,6 +303,9 @@ def test_an_ensemble_is_calibrated_on_its_own_probabilities():
         ([[1.0, 0.0]], [0, 1], 15, ShapeError, r"got \(1, 2\), \(2,\)"),
         (np.empty((0, 2)), np.empty(0), 15, DataError, "at least one row"),
         ([[3.0, -1.0]], [0], 15, DataError, "give softmax"),
+        ([[1.0, 0.0]], [2], 15, DataError, r"label 2, the probabilities are those of classes 0\.\.1"),
+        ([[1.0, 0.0]], [-1], 15, DataError, "label -1"),
+        ([[1.0, 0.0]], [0.0], 15, DTypeError, "labels must be integers, got dtype float64"),
         ([[1.0, 0.0]], [0], 0, OptionError, "bins must be an integer of at least 1"),
     ],
 )

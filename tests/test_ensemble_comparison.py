@@ -10,7 +10,14 @@ import pytest
 from rich.console import Console
 
 from tinygrad_cr.data import Dataset, load, split
-from tinygrad_cr.ensemble import Comparison, comparison, snapshot_ensemble, train_ensemble, weight_average
+from tinygrad_cr.ensemble import (
+    Comparison,
+    WeightAverage,
+    comparison,
+    snapshot_ensemble,
+    train_ensemble,
+    weight_average,
+)
 from tinygrad_cr.errors import DataError, OptionError, ShapeError
 from tinygrad_cr.random import Generator
 
@@ -114,6 +121,14 @@ def test_a_method_that_is_not_there_is_refused_with_the_nearest(table):
         ({"samples": 1}, OptionError, "samples must be an integer of at least 2"),
         ({"start": 2}, OptionError, "start must be"),
         ({"mask_rate": 1}, OptionError, "mask_rate must be"),
+        ({"mask_rate": 0}, OptionError, "mask_rate 0 drops nothing"),
+        ({"hidden": ()}, OptionError, "hidden is empty: MC dropout drops hidden units"),
+        ({"members": 0}, OptionError, "members must be an integer of at least 1, got 0"),
+        ({"snapshot_lr": -1}, OptionError, "snapshot_lr must be a finite number >= 0, got -1"),
+        ({"lr": [0.1, 0.2, 0.3]}, OptionError, r"lr must be one value here, got \[0.1, 0.2, 0.3\]"),
+        ({"dropout": (0.1, 0.2, 0.3)}, OptionError, "dropout must be one value here"),
+        ({"validate_steps": 5}, OptionError, "validate_steps cannot be given here"),
+        ({"callbacks": [WeightAverage()]}, OptionError, "a WeightAverage cannot follow the independent members"),
         ({"member": 3}, OptionError, "unknown option 'member'"),
     ],
 )

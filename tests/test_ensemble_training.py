@@ -271,7 +271,7 @@ def test_a_look_stands_for_the_steps_since_the_look_before(decay):
     Trainer(model, epochs=2, batch_size=1, generator=0, callbacks=[Recorder(), average], reporter=False).fit(data)
     average.apply(model)
     assert [step for step, _ in seen] == [50, 70, 120, 140]
-    assert average.steps_averaged == 140 - 35
+    assert (average.steps_averaged, average.looks) == (140 - 35, 4)
     counts = [15, 20, 50, 20]
     weights = np.array(counts) / 105
     if decay is not None:
@@ -287,6 +287,20 @@ def test_the_run_itself_is_not_changed_by_who_averages():
     for model, callbacks in zip(models, ([], [WeightAverage(), Snapshots([4])]), strict=True):
         Trainer(model, epochs=3, generator=0, callbacks=callbacks, **RUN).fit(TRAIN, VALIDATION)
     assert bits(models[0]) == bits(models[1])
+
+
+def test_an_average_with_one_look_is_the_last_parameters():
+    model, average = MLP([5, 8, 3], generator=0), WeightAverage(start=0.5)
+    Trainer(model, epochs=1, generator=0, callbacks=[average], **RUN).fit(TRAIN)
+    last = bits(model)
+    average.apply(model)
+    assert (average.looks, average.steps_averaged, bits(model)) == (1, 2, last)
+
+
+def test_a_population_has_no_average_of_weights():
+    trainer = Trainer(MLP([5, 8, 3], members=2, generator=0), generator=0, callbacks=[WeightAverage()], **RUN)
+    with pytest.raises(OptionError, match="WeightAverage follows one network, got a population of 2"):
+        trainer.fit(TRAIN)
 
 
 def test_an_average_that_never_began_is_an_error():
@@ -329,7 +343,7 @@ def test_a_resumed_run_collects_what_an_uninterrupted_one_does(tmp_path: Path, s
     rest.callbacks[0].trainer = rest
     rest.fit(TRAIN, VALIDATION)
     for ours, wanted in zip(again[:2], whole[:2], strict=True):
-        assert ours.steps_averaged == wanted.steps_averaged
+        assert (ours.steps_averaged, ours.looks) == (wanted.steps_averaged, wanted.looks)
         assert all((ours.average[name] == value).all() for name, value in wanted.average.items())
     assert list(again[2].states) == list(whole[2].states) == [4, 12, 24]
     for ours, wanted in zip(again[2].states.values(), whole[2].states.values(), strict=True):

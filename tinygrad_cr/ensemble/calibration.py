@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tinygrad_cr.errors import DataError, ShapeError
+from tinygrad_cr.errors import DataError, DTypeError, ShapeError
 from tinygrad_cr.options import integer
 
 Row = dict[str, Any]
@@ -60,7 +60,8 @@ def calibration(probabilities: ArrayLike, y: ArrayLike, bins: int = 15) -> Calib
 
     Raises:
         ShapeError: shapes that do not fit together.
-        DataError: no rows, or rows that are no probabilities.
+        DataError: no rows, rows that are no probabilities, or labels that are none of the classes.
+        DTypeError: labels that are no integers.
         OptionError: fewer than one bin.
 
     >>> calibration([[0.9, 0.1], [0.2, 0.8]], [0, 1])  # always right, but only 0.85 sure
@@ -74,6 +75,10 @@ def calibration(probabilities: ArrayLike, y: ArrayLike, bins: int = 15) -> Calib
         raise DataError("calibration wants at least one row")
     if not ((p >= 0).all() and np.allclose(p.sum(axis=1), 1, atol=1e-3)):
         raise DataError("every row of probabilities must be at least 0 and sum to 1; give softmax(logits), not logits")
+    if labels.dtype.kind not in "iu":
+        raise DTypeError(f"labels must be integers, got dtype {labels.dtype}; give y.astype(int) if they are whole")
+    for wrong in labels[(labels < 0) | (labels >= p.shape[1])][:1]:
+        raise DataError(f"the data has a label {wrong}, the probabilities are those of classes 0..{p.shape[1] - 1}")
     confidence, right = p.max(axis=1), p.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     rows = []

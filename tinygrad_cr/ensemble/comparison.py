@@ -18,11 +18,16 @@ from tinygrad_cr.ensemble.snapshots import snapshot_ensemble, whole_cycles
 from tinygrad_cr.ensemble.table import Comparison, Row
 from tinygrad_cr.ensemble.training import Pair, train_ensemble
 from tinygrad_cr.ensemble.weights import WeightAverage
-from tinygrad_cr.errors import DataError, ShapeError
+from tinygrad_cr.errors import DataError, OptionError, ShapeError
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.random import Generator, as_generator
 
-DECIDED = {"patience": "every method is compared after the same number of epochs"}
+DECIDED = {
+    "patience": "every method is compared after the same number of epochs",
+    "validate_steps": "the independent members are a population, which is validated after epochs",
+}
+PER_MEMBER = ("dropout", "init", "lr", "momentum", "lr_decay", "reg")
+"""What may differ between the members of a population."""
 SMALLEST = 1e-300
 """A probability that is 0 in float64 counts as this in the log loss."""
 
@@ -80,11 +85,13 @@ def comparison(
     train, validation, test = load(train), load(validation), load(test)
     _check(train, test)
     source, average = as_generator(generator), WeightAverage(start)
+    members = integer("members", members, least=1)
     common: dict[str, Any] = {"hidden": hidden, "reporter": reporter, **options}
     epochs = settings(hidden, source, options, DECIDED).epochs
     whole_cycles(cycles, 1, epochs)
     rate = number("mask_rate", mask_rate, below=1, hint="it is the dropout of the network for MC dropout")
     samples = integer("samples", samples, least=2)
+    _check_options(hidden, options, members, rate, snapshot_lr)
 
     def fresh() -> Generator:
         # Every method begins with the same weights and the same order of rows.
@@ -93,7 +100,7 @@ def comparison(
     def independent(k: int, **more: Any) -> Timed:
         return _timed(lambda: train_ensemble(k, train, validation, **{**common, **more}, generator=fresh()))
 
-    _warm(train, common | {"epochs": 1, "dropout": options.get("dropout") or rate})
+    _warm(train, validation, common | {"epochs": 1, "dropout": options.get("dropout") or rate})
     single = independent(1, callbacks=[*options.get("callbacks", ()), average])
     together = independent(members)
     once = {name: value for name, value in common.items() if name not in ("lr_decay", "schedule")}
@@ -144,11 +151,29 @@ def _check(train: Dataset, test: Dataset) -> None:
         raise DataError(f"the test part has a label {test.y.max()}, the training part only 0..{train.classes - 1}")
 
 
-def _warm(train: Dataset, options: Mapping[str, Any]) -> None:
-    """Train on a few rows: what is compiled or loaded at the first use is no training time of the single model."""
-    few = train.take(slice(0, 2 * integer("batch_size", options.get("batch_size", 32), least=1) + 1))
+def _check_options(
+    hidden: Sequence[int], options: Mapping[str, Any], members: int, mask_rate: float, snapshot_lr: float | None
+) -> None:
+    if not hidden:
+        raise OptionError("hidden is empty: MC dropout drops hidden units; give at least one hidden layer, as [100]")
+    for name in PER_MEMBER:
+        if np.ndim(options.get(name, 0)):
+            raise OptionError(
+                f"{name} must be one value here, got {options[name]!r}: all methods train the same network; for "
+                "members that differ call train_ensemble"
+            )
+    if not mask_rate and not options.get("dropout"):
+        raise OptionError("mask_rate 0 drops nothing, so that all masks are the same: take a number in (0, 1), as 0.2")
+    if snapshot_lr is not None:
+        number("snapshot_lr", snapshot_lr, hint="or None for the learning rate of the others")
+    if members > 1 and any(isinstance(callback, WeightAverage) for callback in options.get("callbacks", ())):
+        raise OptionError("a WeightAverage cannot follow the independent members: leave it out, it has its own row")
+
+
+def _warm(train: Dataset, validation: Dataset, options: Mapping[str, Any]) -> None:
+    """Train an epoch: what is compiled, loaded or grown at the first use is no training time of the single model."""
     for k in (1, 2):
-        train_ensemble(k, few, few, **{**options, "callbacks": (), "reporter": False, "generator": 0})
+        train_ensemble(k, train, validation, **{**options, "callbacks": (), "reporter": False, "generator": 0})
 
 
 def _best(ensemble: Ensemble, validation: Dataset) -> Ensemble:

@@ -86,11 +86,12 @@ def _each(members: Module | Iterable[Any]) -> Iterable[Any]:
 
 
 def _as_member(given: Any, standardizer: Standardizer | None, class_names: tuple[str, ...]) -> Member:
+    model = given.model if isinstance(given, Member | Run) else given
+    if isinstance(model, Module) and model.members is not None:
+        raise OptionError("a population is a whole ensemble: give it alone, or its members as population[m]")
     if isinstance(given, Member | Run):
         own = tuple(given.class_names) or class_names
         return Member(given.model, standardizer if given.standardizer is None else given.standardizer, own)
-    if isinstance(given, Module) and given.members is not None:
-        raise OptionError("a population is a whole ensemble: give it alone, or its members as population[m]")
     if isinstance(given, Module):
         return Member(given, standardizer, class_names)
     raise OptionError(f"a member is a Module, a Member or a Run, got {type(given).__name__}")

@@ -28,6 +28,8 @@ class WeightAverage(Callback):
 
     A callback sees the parameters at most every 50 steps and at the end of each epoch. Each look stands for the steps
     since the look before, so that the average over looks is that over steps, but for what moves within 50 of them.
+    Where the part that counts has a single look (an epoch of at most 50 steps, the last of a short run), the average
+    is the last parameters: see `looks`, and take more epochs or a lower start.
 
     Args:
         start: the part of all steps after which averaging begins, in [0, 1): at first parameters are far from where
@@ -38,6 +40,7 @@ class WeightAverage(Callback):
 
     Attributes:
         steps_averaged: how many steps the average stands for.
+        looks: at how many of them it saw the parameters; with 1, nothing was averaged.
 
     >>> from tinygrad_cr.nn import MLP
     >>> from tinygrad_cr.train import Trainer
@@ -55,15 +58,24 @@ class WeightAverage(Callback):
         if self.decay == 0:
             raise OptionError("decay 0 remembers nothing: take a number near 1, as 0.995, or None for a plain mean")
         self.first_step = 0
-        self.steps_averaged = 0
+        self.steps_averaged = self.looks = 0
         self.average: State = {}
         self.model: Module | None = None
 
     def start(self, setup: Setup) -> None:
-        """Begin anew; a resumed run then brings back its state."""
+        """Begin anew; a resumed run then brings back its state.
+
+        Raises:
+            OptionError: a population, whose steps no callback is told.
+        """
+        if setup.model.members is not None:
+            raise OptionError(
+                f"WeightAverage follows one network, got a population of {setup.model.members}, whose steps a callback "
+                "is not told: train its members one by one to average their weights"
+            )
         self.model = setup.model
         self.first_step = int(self.start_at * setup.epochs * setup.steps_per_epoch)
-        self.average, self.steps_averaged = {}, 0
+        self.average, self.steps_averaged, self.looks = {}, 0, 0
 
     def steps(self, seen: Steps) -> None:
         """Take in the parameters of the last of these steps, for all of them that count."""
@@ -73,6 +85,7 @@ class WeightAverage(Callback):
         if count <= 0:
             return
         self.steps_averaged += count
+        self.looks += 1
         # The first look makes the whole average.
         new = count / self.steps_averaged if self.decay is None or not self.average else 1 - self.decay**count
         for name, parameter in self.model.named_parameters():
@@ -98,12 +111,12 @@ class WeightAverage(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The average so far."""
         average = base64.b64encode(save_tensors(self.average)).decode()
-        return {"average": average, "steps_averaged": self.steps_averaged}
+        return {"average": average, "steps_averaged": self.steps_averaged, "looks": self.looks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.average = load_tensors(base64.b64decode(state["average"]))
-        self.steps_averaged = state["steps_averaged"]
+        self.steps_averaged, self.looks = state["steps_averaged"], state["looks"]
 
 
 def weight_average(
