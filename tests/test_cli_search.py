@@ -64,6 +64,8 @@ def test_an_option_is_a_value_a_range_or_a_choice(name, texts, wanted):
         ("lr", ["1e-3:1e-6"], "inverted"),
         ("lr", ["0:1"], "cannot reach 0"),
         ("lr", ["1:2", "3"], "--lr was given 2 times"),
+        ("batch_size", ["1e2"], "--batch-size wants a whole number such as 100, or a range such as 32:256; got '1e2'"),
+        ("optimizer", ["sgd:adam"], "--optimizer wants one of adam, adamw, sgd, or several"),
         ("batch_size", ["1.5:2"], "--batch-size wants a value, or a range such as 10:100"),
         ("hidden", ["wide"], "--hidden wants widths such as"),
     ],
@@ -299,6 +301,16 @@ def test_a_wrong_option_of_an_ensemble_is_one_line(tool: Tool, options: tuple[st
     assert message in done.err
 
 
+def test_ctrl_c_in_an_ensemble_says_that_nothing_was_written(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["tinygrad_cr.cli.ensemble"], "comparison", interrupted)
+    done = tool("ensemble", *SMALL, "--out", "run")
+    assert (done.code, done.err.strip()) == (130, "interrupted; nothing was written")
+    assert not Path("run").exists()
+
+
 def test_progress_tells_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
@@ -358,3 +370,25 @@ def test_a_file_that_is_no_ensemble_is_refused(tool: Tool) -> None:
     Path("some.safetensors").write_bytes(b"nothing")
     done = tool("predict", "--model", "some.safetensors", "--data", "digits")
     assert (done.code, "is no whole safetensors file" in done.err) == (1, True)
+
+
+# report
+
+
+def test_a_report_is_made_again_of_a_search_and_of_ensembles(ensembles: tuple[Done, Path], tool: Tool) -> None:
+    tool("search", *QUICK, "--trials", "2", "--out", "search")
+    assert tool("report", "search").out == "search/report.html\n"
+    assert ": search report" in Path("search/report.html").read_text()
+    assert tool("report", str(ensembles[1] / "run"), "--out", "page.html").out == "page.html\n"
+    assert ": ensemble report" in Path("page.html").read_text()
+
+
+@pytest.mark.parametrize("other", ["searched", "ensembles", "run"])
+def test_a_search_or_ensembles_beside_anything_else_are_refused(tool: Tool, other: str) -> None:
+    for name, file in {"search": "search.json", "searched": "search.json", "ensembles": "comparison.json"}.items():
+        Path(name).mkdir()
+        Path(name, file).write_text("{}")
+    for folders in (("search", other), (other, "search")):
+        done = tool("report", *folders)
+        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert "has a page of its own, but 2 folders were given: give it alone" in done.err

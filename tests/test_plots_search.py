@@ -246,6 +246,30 @@ def test_the_best_trial_is_a_star_and_named():
     assert below(ax)[0] == f"best {best['val_accuracy']:.4f}: lr {best['lr']:.3g}, reg {best['reg']:.3g}"
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        ({"val_loss": 0.9}, {"val_loss": 0.4}, {"val_loss": 0.6}),
+        ({}, {"val_loss": 0.4}, {"val_loss": 0.6}),
+        ({"rung": 0, "val_accuracy": 0.9}, {"rung": 2}, {"rung": 1, "val_accuracy": 0.8}),
+    ],
+    ids=["lower loss", "missing loss", "rung"],
+)
+def test_the_star_is_the_trial_that_the_search_calls_best(others):
+    rows = [trial(i + 1, 0.5, lr=10.0**-i, reg=i + 1.0) | other for i, other in enumerate(others)]
+    both = panels(plots.grid_versus_random(rows, rows))
+    for ax in (plots.trials(rows), both[1], both[4]):
+        star = next(line for line in ax.lines if line.get_marker() == "*")
+        assert [float(at[0]) for at in star.get_data()] == [0.1, 2.0]
+    assert both[0].get_title(loc="left").splitlines()[0].endswith("best 0.5000")
+
+
+def test_without_figures_the_first_of_equal_trials_is_the_best():
+    assert below(plots.trials([{"lr": lr, "reg": 1 / lr, "val_accuracy": 0.5} for lr in (0.1, 0.2)]))[0].endswith(
+        "reg 10"
+    )
+
+
 def test_where_all_diverged_there_are_crosses_and_no_star():
     ax = plots.trials(LOST)
     assert [line.get_marker() for line in ax.lines] == ["x"]

@@ -89,6 +89,9 @@ def ensemble(
             **chosen,
             **how,
         )
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        raise typer.Exit(130) from None
     finally:
         reporter.end()
     config = {"data": data, "label": label, "seed": seed, **chosen, **how, "command": ["tinygrad-cr", *sys.argv[1:]]}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tinygrad_cr.errors import OptionError
+from tinygrad_cr.optim import OPTIMIZERS
 from tinygrad_cr.search import Choice, IntUniform, LogUniform, Uniform
 from tinygrad_cr.search.parameters import PARAMETERS
 
@@ -42,6 +43,9 @@ def dimension(name: str, texts: Sequence[str]) -> Any:
         return Choice([_value(name, text) for text in texts])
     if ":" not in texts[0]:
         return _value(name, texts[0])
+    if name == "optimizer":
+        known = ", ".join(sorted(OPTIMIZERS))
+        raise OptionError(f"{flag(name)} wants one of {known}, or several by giving it again; got {texts[0]!r}")
     ends = texts[0].split(":")
     whole = PARAMETERS[name].kind == "whole"
     how = ends.pop() if len(ends) == 3 and not whole else "log" if name in LOGARITHMIC else "linear"
@@ -100,5 +104,8 @@ def _numbers(name: str, text: str, kind: type) -> list[Any]:
     try:
         return [kind(part) for part in parts]
     except ValueError:
-        wanted = "widths such as 100 or 256,128" if name == "hidden" else "a number, or a range such as 0.1:0.9"
+        whole = "a whole number such as 100, or a range such as 32:256"
+        wanted = whole if kind is int else "a number, or a range such as 0.1:0.9"
+        if name == "hidden":
+            wanted = "widths such as 100 or 256,128"
         raise OptionError(f"{flag(name)} wants {wanted}; got {text!r}") from None

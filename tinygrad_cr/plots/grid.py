@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygrad_cr.errors import DataError
 from tinygrad_cr.plots.canvas import BLACK, NARROW, SMALL, WIDTH_OF_A_LETTER, canvas, plain, points, size_in
-from tinygrad_cr.plots.scales import Row, Scale, checked, chosen, label, scored, shades
+from tinygrad_cr.plots.scales import Row, Scale, best, checked, chosen, label, scored, shades
 from tinygrad_cr.plots.trials import BEST, COLOURS
 from tinygrad_cr.search.importance import single
 
@@ -112,11 +112,11 @@ def _draw(
     x, y = scales[0].places(good), scales[1].places(good)
     accuracy = np.array([row["val_accuracy"] for row in good])
     style: dict[str, Any] = {"c": accuracy, "cmap": COLOURS, "norm": norm, "edgecolors": "0.25", "linewidths": 0.5}
+    top_row = best(good) if good else 0
     for panel, places in ((plane, (x, y)), (top, (x, accuracy)), (side, (accuracy, y))):
         panel.scatter(places[0], places[1], s=(size - (2.5 if panel is plane else 4)) ** 2, zorder=3, **style)
         if good:
-            best = int(accuracy.argmax())
-            panel.plot(*(each[best] for each in places), "*", markersize=1.7 * size, zorder=5, **BEST)
+            panel.plot(*(each[top_row] for each in places), "*", markersize=1.7 * size, zorder=5, **BEST)
     plane.plot(scales[0].places(bad), scales[1].places(bad), "x", color=BLACK, markersize=size - 4, zorder=2)
     for panel, scale, which in ((plane, 0, "x"), (plane, 1, "y"), (top, 0, "x"), (side, 1, "y")):
         scales[scale].frame(panel, which, letters=LETTERS)
@@ -145,10 +145,10 @@ def _inner(limits: tuple[float, float], many: int) -> list[float]:
 
 
 def _title(name: str, rows: list[Row], scales: tuple[Scale, Scale], narrow: bool) -> str:
-    accuracies = [row["val_accuracy"] for row in rows if scored(row)]
-    best = f"best {max(accuracies):.4f}" if accuracies else "all diverged"
+    good = [row for row in rows if scored(row)]
+    found = f"best {good[best(good)]['val_accuracy']:.4f}" if good else "all diverged"
     many = [len({label(single(row.get(scale.name))) for row in rows}) for scale in scales]
     if narrow:
-        return f"{name}: {len(rows)} trials\n{best}\n{many[0]} × {many[1]} values"
+        return f"{name}: {len(rows)} trials\n{found}\n{many[0]} × {many[1]} values"
     names = [plain(scale.name, 12) for scale in scales]
-    return f"{name}: {len(rows)} trials, {best}\n{many[0]} values of {names[0]}, {many[1]} of {names[1]}"
+    return f"{name}: {len(rows)} trials, {found}\n{many[0]} values of {names[0]}, {many[1]} of {names[1]}"

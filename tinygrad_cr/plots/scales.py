@@ -12,6 +12,7 @@ from tinygrad_cr.errors import DataError, unknown_name
 from tinygrad_cr.plots.canvas import WIDTH_OF_A_LETTER, plain, points, size_in
 from tinygrad_cr.search.importance import COLUMNS, parameters, single
 from tinygrad_cr.search.spaces import LogUniform
+from tinygrad_cr.search.trial import ranked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,6 +191,27 @@ def scored(row: Row) -> bool:
     """Whether the trial has an accuracy that can be drawn."""
     value: Any = row.get("val_accuracy")
     return row.get("status") != "diverged" and is_number(value) and math.isfinite(float(value))
+
+
+def best(rows: Sequence[Row]) -> int:
+    """The index of the best of these trials, all of which are `scored`: the one that the search itself calls best.
+
+    What a row does not say counts as the worst; without a number, trials count in the order in which they stand here.
+
+    >>> best([{"val_accuracy": 0.5, "val_loss": 1.0}, {"val_accuracy": 0.5, "val_loss": 0.9}])
+    1
+    """
+
+    def known(row: Row, key: str, other: Any) -> Any:
+        return row[key] if is_number(row.get(key)) and not math.isnan(row[key]) else other
+
+    others = {"val_accuracy": -math.inf, "val_loss": math.inf, "rung": 0, "stage": 1}
+    whole: list[dict[str, Any]] = [
+        {key: known(row, key, other) for key, other in others.items()}
+        | {"trial": known(row, "trial", i), "status": "finished", "at": i}
+        for i, row in enumerate(rows)
+    ]
+    return int(ranked(whole)[0]["at"])
 
 
 def stable(row: Row) -> int:

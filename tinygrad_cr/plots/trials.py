@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr.plots.canvas import BLACK, GREY, SMALL, VERMILLION, canvas, list_below, name_axes, small
-from tinygrad_cr.plots.scales import Row, Scale, checked, chosen, scored, shades
+from tinygrad_cr.plots.scales import Row, Scale, best, checked, chosen, scored, shades
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -118,18 +118,17 @@ def _points(ax: Axes, rows: Sequence[Row], across: Scale, down: Scale | None) ->
 
 
 def _star(ax: Axes, rows: Sequence[Row], across: Scale, down: Scale | None) -> Artist:
-    # Those that went further in successive halving are better, whatever the others had when they were stopped.
-    best = max(rows, key=lambda row: (row.get("rung", 0), float(row["val_accuracy"])))
+    top = rows[best(rows)]
     size = small(ax)
     letters = 7 if size < SMALL else 16
-    where = ", ".join(scale.text(best, letters) for scale in (across, down) if scale is not None)
+    where = ", ".join(scale.text(top, letters) for scale in (across, down) if scale is not None)
     star, *_ = ax.plot(
-        across.places([best]),
-        _heights([best], down),
+        across.places([top]),
+        _heights([top], down),
         "*",
         markersize=2 * size,
         zorder=5,
-        label=f"best {best['val_accuracy']:.4f}: {where}",
+        label=f"best {top['val_accuracy']:.4f}: {where}",
         **BEST,
     )
     return star

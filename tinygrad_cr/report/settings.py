@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from tinygrad_cr.errors import TinygradError
 from tinygrad_cr.schedules import from_config
 
 GROUPS: dict[str, dict[str, str]] = {
@@ -64,7 +65,7 @@ def settings(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     {'Network': {'sizes': '64 → 10', 'parameters': '650'}, 'Other': {'mine': 'none'}}
     """
     schedule = config.get("schedule")
-    flat = _flat(config if not isinstance(schedule, Mapping) else {**config, "schedule": str(from_config(schedule))})
+    flat = _flat(config if not isinstance(schedule, Mapping) else {**config, "schedule": _schedule(schedule)})
     if (sizes := _sizes(config)) is not None:
         flat["parameters"] = f"{sum(a * b + b for a, b in pairwise(sizes)):,}"
     elif "model" in config:
@@ -118,6 +119,18 @@ def _sizes(config: Mapping[str, Any]) -> list[int] | None:
     model = config.get("model")
     sizes = model.get("sizes") if isinstance(model, Mapping) else None
     return sizes if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes) else None
+
+
+def _schedule(config: Mapping[str, Any]) -> str:
+    """As Python makes it; what this version does not know, as it was written down.
+
+    >>> _schedule({"name": "cosine", "lr": 0.1, "steps": 9}), _schedule({"name": "newer"})
+    ('cosine(lr=0.1, steps=9)', "{'name': 'newer'}")
+    """
+    try:
+        return str(from_config(config))
+    except (TinygradError, LookupError, TypeError, ValueError):
+        return str(dict(config))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -191,7 +191,12 @@ class Trainer:
                     raise OptionError(f"{run} used an optimizer of your own, {name}: make it again and pass optimizer=")
                 optimizer = OPTIMIZERS[name](model, state.state["options"]["lr"], **config["optimizer_options"])
             if schedule is None and isinstance(config["schedule"], dict):
-                schedule = schedules.from_config(config["schedule"])
+                try:
+                    schedule = schedules.from_config(config["schedule"])
+                except OptionError as error:
+                    raise RunError(
+                        f"{run} holds a schedule that cannot be made again: {error}; pass schedule="
+                    ) from None
             if config["schedule"] and schedule is None:
                 raise OptionError(f"{run} used a schedule of its own: pass schedule=")
             trainer = cls(
