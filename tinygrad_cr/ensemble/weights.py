@@ -116,7 +116,7 @@ class WeightAverage(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.average = load_tensors(base64.b64decode(state["average"]))
-        self.steps_averaged, self.looks = state["steps_averaged"], state["looks"]
+        self.steps_averaged, self.looks = state["steps_averaged"], state.get("looks", 0)
 
 
 def weight_average(
