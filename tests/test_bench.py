@@ -17,6 +17,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_results_and_a_table(tmp_path: Path) -> None:
     done = bench("--quick", "--only", "A", "--rounds", "1", "--peers", "none", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

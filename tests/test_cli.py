@@ -523,6 +523,7 @@ def test_predict_refuses_a_folder_that_is_no_run(tool, tmp_path):
 # gradcheck and help
 
 
+@pytest.mark.slow
 def test_gradcheck_prints_a_table_of_every_case_and_exits_with_0(tool):
     done = tool("gradcheck")
     cases = list(op_table.check_all(0))

@@ -12,6 +12,7 @@ import pytest
 from search_setting import TRIALS, expected, ledger, plain, run
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'tinygrad_cr[dask]'")
+pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parent / "dask_program.py"
 

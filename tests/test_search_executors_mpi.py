@@ -32,7 +32,7 @@ def reason() -> str:
 
 
 NO_MPI = reason()
-pytestmark = pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)]
 
 
 def mpi(folder: Path, *arguments: str) -> tuple[int, str]:

@@ -394,6 +394,7 @@ def warmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, run(folder, "-m", "tinygrad_cr", "warmup")
 
 
+@pytest.mark.slow
 def test_warmup_says_what_it_compiled_and_where_that_lies(warmed):
     folder, printed = warmed
     first, last = printed.splitlines()
@@ -402,15 +403,18 @@ def test_warmup_says_what_it_compiled_and_where_that_lies(warmed):
     assert Path(last.removeprefix("kept in ")).parent == folder / "cache"
 
 
+@pytest.mark.slow
 def test_a_second_warmup_compiles_nothing_and_says_so(warmed):
     assert run(warmed[0], "-m", "tinygrad_cr", "warmup").startswith("float32: nothing to compile, ")
 
 
+@pytest.mark.slow
 def test_after_a_warmup_training_and_prediction_compile_nothing(warmed):
     np.savez(warmed[0] / "rows.npz", x=np.arange(240.0).reshape(60, 4) % 7, y=np.arange(60) % 3)
     assert run(warmed[0], "-c", USE.format(programs=""), *COMMANDS).splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_after_a_warmup_the_programs_of_the_readme_compile_nothing(warmed):
     programs = (
         f"import re; text = open({str(README)!r}).read()\n"
@@ -420,6 +424,7 @@ def test_after_a_warmup_the_programs_of_the_readme_compile_nothing(warmed):
     assert run(warmed[0], "-c", USE.format(programs=programs)).splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_warmup_reaches_every_kernel(warmed):
     program = (
         "from tinygrad_cr import train; train.warmup()\n"
@@ -429,6 +434,7 @@ def test_warmup_reaches_every_kernel(warmed):
     assert run(warmed[0], "-c", program) == "[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_warmup_for_both_dtypes_covers_networks_of_float64(warmed):
     run(warmed[0], "-m", "tinygrad_cr", "warmup", "--dtype", "both")
