@@ -192,6 +192,15 @@ def test_where_a_step_cannot_be_prepared_those_before_it_are_made() -> None:
     assert scanned.model.generator[1].state() == looped.model.generator[1].state()
 
 
+def test_a_scan_may_have_a_tensor_that_is_the_same_in_each_step() -> None:
+    model = nn.MLP(SIZES, generator=0)
+    compiled = tinygrad_cr.compile(lambda y, x: ops.cross_entropy(model(x), y))
+    x, labels = Tensor(DATA[:4].astype("f")), np.arange(12).reshape(3, 4) % 3
+    expected = [compiled.fn(y, x).item() for y in labels]
+    for _ in range(2):
+        assert compiled.scan(labels, x).numpy().tolist() == expected
+
+
 def test_a_scan_in_place_leaves_the_callers_arrays_alone() -> None:
     total = Tensor(np.zeros(3))
     x = np.arange(12.0).reshape(4, 3)

@@ -167,6 +167,8 @@ class Program:
                 all(target is tables.tables or target is tables.numbers for _, target, _ in places)
                 and all(array.base is None for array in _arrays_of(self.result))
                 and all(array.flags.c_contiguous for array in _arrays_of(tuple(self.inputs)))
+                # A tensor is copied in before a step; a step of a scan is given arrays alone.
+                and not any(isinstance(value, Tensor | tuple) for value in self.inputs)
             )
         return self._one_table
 
