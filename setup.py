@@ -15,6 +15,7 @@ setup(
         "tinygrad_cr.ensemble",
         "tinygrad_cr.kernels",
         "tinygrad_cr.kernels.cpu",
+        "tinygrad_cr.kernels.gpu",
         "tinygrad_cr.nn",
         "tinygrad_cr.plots",
         "tinygrad_cr.report",

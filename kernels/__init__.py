@@ -46,6 +46,9 @@ _FAMILIES = {
         "gather": "batches",
         "philox": "philox",
     },
+    "gpu": {
+        "affine": "affine",
+    },
 }
 """For each backend, the module that holds its own version of a kernel."""
 
@@ -71,7 +74,16 @@ class _Backend:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.xp = numpy
+        self.xp = importlib.import_module(".gpu.device", __name__).xp if name == "gpu" else numpy
+
+    @property
+    def host(self) -> bool:
+        """Whether its arrays are NumPy's: reading a number from one waits for nothing."""
+        return self.name != "gpu"
+
+    def to_numpy(self, array: Array) -> Any:
+        """One of its arrays as NumPy's: the same memory if it is one already, else a copy, which waits for the GPU."""
+        return array if self.host else importlib.import_module(".gpu.device", __name__).to_numpy(array)
 
     def __getattr__(self, kernel: str) -> Any:
         if kernel not in KERNELS:
@@ -91,15 +103,18 @@ class _Backend:
 
 @cache
 def backend(name: str) -> Kernels:
-    """The backend called `name`: "cpu" (numba) or "reference" (plain array code, the specification).
+    """The backend called `name`: "cpu" (numba), "gpu" (CUDA) or "reference" (plain array code, the specification).
 
-    Raises `BackendError` for a name this installation does not have.
+    Raises `BackendError` for a name that nobody knows, and for "gpu" with the reason why this machine cannot.
 
     >>> backend("cpu").name
     'cpu'
     """
-    if name not in available():
+    if name not in _FAMILIES:
         raise BackendError(f"unknown backend {name!r}: this machine has {', '.join(available())}")
+    problem = _gpu_problem() if name == "gpu" else None
+    if problem:
+        raise BackendError(f"{problem}; this machine has {', '.join(available())}")
     return cast("Kernels", _Backend(name))
 
 
@@ -159,4 +174,9 @@ def available() -> tuple[str, ...]:
     >>> "cpu" in available()
     True
     """
-    return ("cpu", "reference")
+    return ("cpu", "reference") if _gpu_problem() else ("gpu", "cpu", "reference")
+
+
+def _gpu_problem() -> str | None:
+    """Why there is no backend "gpu" here; None if there is."""
+    return cast("str | None", importlib.import_module(".gpu.availability", __name__).problem())

@@ -38,10 +38,17 @@ class BackendError(RuntimeError):
 
 
 class Kernels(Protocol):
-    """A backend: its array library `xp` and one function for each method below."""
+    """A backend: its array library `xp` and one function for each method below.
+
+    `host`: its arrays are NumPy's. Where they are not, reading a number from one waits for all that was begun.
+    """
 
     name: str
     xp: Any
+    host: bool
+
+    def to_numpy(self, array: Array) -> Any:
+        """One of its arrays as NumPy's."""
 
     def affine(self, x: Array, w: Array, b: Array, out: Array) -> None:
         """``out = x @ w + b``; x: [n, in] F, w: [in, out] F, b: [out] F, out: [n, out] F."""
@@ -175,5 +182,9 @@ class Kernels(Protocol):
         """Philox4x32-10 (Salmon et al. 2011): counters, out: [n, 4] uint32, key: [2] uint32."""
 
 
-KERNELS = tuple(name for name, member in vars(Kernels).items() if callable(member) and not name.startswith("_"))
+KERNELS = tuple(
+    name
+    for name, member in vars(Kernels).items()
+    if callable(member) and not name.startswith("_") and name != "to_numpy"
+)
 """The names of all kernels, in the order of the contract."""

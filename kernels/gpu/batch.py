@@ -1,0 +1,61 @@
+"""Which networks a launch computes: one, or members of a population whose arrays lie at equal distances.
+
+A kernel of a family is written once, for a `Batch`: its arrays are `Stack`s and its changing scalars may come from a
+table in the GPU's memory. `alone` makes the contract's function of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, NamedTuple
+
+from ..interface import Array
+
+Kernel = Callable[..., None]
+
+
+class Stack(NamedTuple):
+    """The arrays that all members have in one place of a call.
+
+    Attributes:
+        array: the one of member 0; of it come shape and dtype. It is C-contiguous.
+        stride: how many elements later that of the next member begins; 0 for an array that they share.
+    """
+
+    array: Array
+    stride: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The members that are computed.
+
+    Attributes:
+        members: their numbers, in order.
+        index: the same on the GPU, int64; None where they are 0, 1, 2 ...
+        numbers: what the scalars of the call are for each member of the population, int64 [all members, scalars] on
+            the GPU, real numbers by their bits; None where the call's own scalars count. Read when the launch runs.
+        kept: what must stay in memory as long as the launches may be repeated.
+    """
+
+    members: tuple[int, ...]
+    index: Array | None
+    numbers: Array | None
+    kept: list[Any]
+
+
+def alone(kernel: Kernel) -> Kernel:
+    """The function of the contract for a kernel written as ``kernel(batch, *arguments)``; that one is its `of_members`.
+
+    Arrays of the GPU become stacks of one, everything else is passed as it is.
+    """
+
+    @wraps(kernel)
+    def call(*arguments: Any) -> None:
+        batch = Batch((0,), None, None, [])
+        kernel(batch, *(Stack(a, 0) if hasattr(a, "__cuda_array_interface__") else a for a in arguments))
+
+    call.of_members = kernel  # type: ignore[attr-defined]
+    return call

@@ -1,0 +1,115 @@
+"""Matrix products by NVIDIA's cuBLAS, also on a stream that captures a graph, which CuPy's own binding refuses.
+
+cuBLAS stores matrices by columns. A matrix stored by rows is its transpose, and ``out = a @ b`` is computed as
+``out.T = b.T @ a.T``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from itertools import pairwise
+from typing import Any
+
+from ..interface import BackendError
+from .batch import Batch, Stack
+
+DEFAULT_MATH, TF32_MATH = 0, 3
+WORKSPACE = 32 * 2**20
+"""Bytes that the products of a thread may use; what NVIDIA recommends for the largest of today's GPUs."""
+
+
+def load() -> Any:
+    """The library that CuPy found, too.
+
+    Raises:
+        BackendError: there is none.
+    """
+    try:
+        from cuda import pathfinder
+
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(
+            f"cuBLAS was not found ({error}): pip install 'tinygrad_cr[gpu]' brings it, or install the CUDA toolkit"
+        ) from None
+
+
+class Cublas:
+    """A handle for each thread and GPU, made on the first product.
+
+    Its products share one workspace: a thread must not let products on two streams run at the same time.
+
+    Attributes:
+        tf32: whether products of float32 may be computed in TF32.
+    """
+
+    def __init__(self) -> None:
+        self.tf32 = False
+        self._library: Any = None
+        self._own = threading.local()
+
+    def product(
+        self, batch: Batch, a: Stack, b: Stack, out: Stack, transpose_a: bool, transpose_b: bool, xp: Any
+    ) -> None:
+        """See `device.product`; no length is 0."""
+        rows, columns = out.array.shape
+        inner = a.array.shape[0 if transpose_a else 1]
+        letter, real = ("S", ctypes.c_float) if out.array.dtype.itemsize == 4 else ("D", ctypes.c_double)
+        one, zero = ctypes.byref(real(1)), ctypes.byref(real(0))
+        sizes = (int(transpose_b), int(transpose_a), *map(ctypes.c_int64, (columns, rows, inner)))
+        count = ctypes.c_int64(len(batch.members))
+        first, steps = batch.members[0], {after - before for before, after in pairwise(batch.members)} or {1}
+        # A leading dimension is the length of a stored row, and at least 1.
+        operands = [(s, ctypes.c_int64(max(1, s.array.shape[1]))) for s in (b, a, out)]
+        parts: list[tuple[Any, ...]]
+        if len(steps) == 1:
+            (step,) = steps
+            parts = [(_address(s, first), width, ctypes.c_int64(s.stride * step)) for s, width in operands]
+            name = f"cublas{letter}gemmStridedBatched_64"
+        else:
+            tables = [xp.asarray([_address(s, m).value for m in batch.members], "uint64") for s, _ in operands]
+            batch.kept.extend(tables)
+            widths = [width for _, width in operands]
+            parts = [(ctypes.c_void_p(t.data.ptr), width) for t, width in zip(tables, widths, strict=True)]
+            name = f"cublas{letter}gemmBatched_64"
+        (b_part, a_part, out_part) = parts
+        self._call(xp, name, *sizes, one, *b_part, *a_part, zero, *out_part, count)
+
+    def _call(self, xp: Any, name: str, *arguments: Any) -> None:
+        handle = self._handle(xp)
+        _check(name, getattr(self._library, name)(handle, *arguments))
+
+    def _handle(self, xp: Any) -> Any:
+        """This thread's handle for the current device, set to the current stream."""
+        if self._library is None:
+            self._library = load()
+        handles = self._own.__dict__
+        device, stream = xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr
+        key = f"device {device}"
+        if key not in handles:
+            handle = ctypes.c_void_p()
+            _check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.byref(handle)))
+            handles[key] = [handle, xp.cuda.memory.Memory(WORKSPACE), None, None]
+        state = handles[key]
+        handle, workspace, known_stream, known_math = state
+        if stream != known_stream:
+            _check("cublasSetStream_v2", self._library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)))
+            # A change of stream takes it back; without it, products that are captured would each allocate some.
+            pointer, size = ctypes.c_void_p(workspace.ptr), ctypes.c_size_t(WORKSPACE)
+            _check("cublasSetWorkspace_v2", self._library.cublasSetWorkspace_v2(handle, pointer, size))
+            state[2] = stream
+        math = TF32_MATH if self.tf32 else DEFAULT_MATH
+        if math != known_math:
+            _check("cublasSetMathMode", self._library.cublasSetMathMode(handle, math))
+            state[3] = math
+        return handle
+
+
+def _address(stack: Stack, m: int) -> ctypes.c_void_p:
+    return ctypes.c_void_p(stack.array.data.ptr + m * stack.stride * stack.array.dtype.itemsize)
+
+
+def _check(name: str, status: int) -> None:
+    if status:
+        raise BackendError(f"{name} of cuBLAS failed with status {status}")

@@ -1,0 +1,150 @@
+"""CUDA as the rest of this folder sees it: arrays, launches, products, graphs. The only module that imports CuPy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cupy as xp
+import numpy as np
+
+from ..interface import Array
+from .batch import Batch, Stack
+from .cublas import Cublas
+
+__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "source", "tf32", "to_numpy", "xp"]
+
+REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+_cublas = Cublas()
+
+
+@cache
+def source(family: str) -> str:
+    """The CUDA C++ of a family, with what it includes.
+
+    CuPy keeps compiled code under a key made of the text it is given: a file included by the compiler could change
+    unnoticed.
+    """
+    folder = Path(__file__).parent
+    text = (folder / f"{family}.cu").read_text()
+    return re.sub(r'#include "(.*)"', lambda match: (folder / match[1]).read_text(), text)
+
+
+@cache
+def _function(family: str, kernel: str, real: str) -> Any:
+    return _module(family, real).get_function(kernel)
+
+
+@cache
+def _module(family: str, real: str) -> Any:
+    return xp.RawModule(code=source(family), options=("-std=c++17", f"-DREAL={real}"))
+
+
+def launch(
+    family: str,
+    kernel: str,
+    dtype: Any,
+    grid: tuple[int, int, int],
+    threads: int | tuple[int, int, int],
+    arguments: Sequence[Any],
+    shared: int = 0,
+) -> None:
+    """Run a kernel of ``family.cu`` on the current stream.
+
+    Args:
+        dtype: float32 or float64; what REAL stands for.
+        grid, threads: how many blocks, all above 0, and threads in each.
+        arguments: arrays of the GPU, None for no array, whole numbers and real numbers, in the kernel's order.
+        shared: bytes of dynamic shared memory.
+    """
+    block = (threads, 1, 1) if isinstance(threads, int) else threads
+    given = tuple(argument if isinstance(argument, xp.ndarray) else _scalar(argument) for argument in arguments)
+    _function(family, kernel, REALS[np.dtype(dtype)])(grid, block, given, shared_mem=shared)
+
+
+def _scalar(value: Any) -> Any:
+    if value is None:
+        return np.uint64(0)
+    return np.float64(value) if isinstance(value, float | np.floating) else np.int64(value)
+
+
+def product(
+    batch: Batch, a: Stack, b: Stack, out: Stack, *, transpose_a: bool = False, transpose_b: bool = False
+) -> None:
+    """``out = a @ b`` for each member, on the current stream; a, b and out are matrices, a or b taken transposed.
+
+    float32 is computed in float32, unless `set_tf32` allows less.
+    """
+    if a.array.size and b.array.size:
+        _cublas.product(batch, a, b, out, transpose_a, transpose_b, xp)
+    elif out.array.size:
+        size = out.array.size
+        launch(
+            "affine", "clear", out.array.dtype, (-(-size // 256), 1, len(batch.members)), 256, (batch.index, size, *out)
+        )
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let products of float32 round their factors to 10 bits of mantissa (TF32), which tensor cores multiply faster."""
+    _cublas.tf32 = bool(allowed)
+
+
+def tf32() -> bool:
+    """Whether that is allowed."""
+    return _cublas.tf32
+
+
+def to_numpy(array: Array) -> Any:
+    """A copy in the host's memory; waits for the GPU."""
+    return array.get()
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of the GPU's memory that are free, what CuPy's pool holds unused included, and all there are."""
+    free, total = xp.cuda.runtime.memGetInfo()
+    return free + xp.get_default_memory_pool().free_bytes(), total
+
+
+class Graph:
+    """Launches that were captured and run again as one; their arrays, and memory they were given, are theirs."""
+
+    def __init__(self, graph: Any, stream: Any, pool: Any) -> None:
+        self._graph, self._stream, self._pool = graph, stream, pool
+
+    def launch(self) -> None:
+        """Run it once more on the current stream."""
+        self._graph.launch(xp.cuda.get_current_stream())
+
+
+def capture(run: Callable[[], None]) -> Graph:
+    """The work of a function as a graph. It is run once before, and so may have effects once.
+
+    Memory that it asks for comes from a pool of the graph's own: nobody else is given it later.
+
+    Raises:
+        RuntimeError: it waits for the GPU, or does something else that a graph cannot hold.
+    """
+    pool, stream = xp.cuda.MemoryPool(), xp.cuda.Stream(non_blocking=True)
+    before = xp.cuda.get_current_stream().record()
+    with xp.cuda.using_allocator(pool.malloc), stream:
+        stream.wait_event(before)
+        run()
+        stream.synchronize()
+        stream.begin_capture()
+        try:
+            run()
+        except BaseException:
+            # The capture has to be ended, or the stream cannot be used; what it holds is of no use.
+            _end(stream)
+            raise
+        graph = stream.end_capture()
+    return Graph(graph, stream, pool)
+
+
+def _end(stream: Any) -> None:
+    with suppress(xp.cuda.runtime.CUDARuntimeError):
+        stream.end_capture()
