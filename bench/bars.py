@@ -62,6 +62,9 @@ def against_peers(task: str, name: str | None = None, among: tuple[str, ...] = (
             return None
         other = min(others, key=lambda p: summary.step_time(record, p).median)
         spoke = " (ours: eager)" if name is None and own == "eager" else ""
+        # Ours may make many steps a call as well: what the bar leaves out stands beside it.
+        hidden = [] if among else [p for p in summary.peers(results, record, stepwise=False) if p not in others]
+        spoke += "".join(f"; {summary.speedup(record, own, p).median:.2f}x {p}" for p in hidden)
         return Measured(summary.speedup(record, own, other).median, other + spoke)
 
     return measure

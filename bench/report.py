@@ -226,6 +226,18 @@ def settings(results: dict[str, Any]) -> str:
     return table(["", "threads", "note", "fastest variant"], rows)
 
 
+def ways(results: dict[str, Any]) -> str:
+    """What each way of calling ours took when it was tried, before the rounds; empty where nothing was tried."""
+    rows = []
+    for task, record in results["tasks"].items():
+        for name in (name for name in record["variants"] if results["contestants"][name]["ours"]):
+            tried = record["variants"][name]["tuned"]
+            if len(tried) > 1:
+                times = "; ".join(f"{way}: {seconds * 1e6:,.1f}" for way, seconds in tried.items())
+                rows.append([task, results["contestants"][name]["title"], times])
+    return table(["", "ours", "microseconds a step or call"], rows) if rows else ""
+
+
 def markdown(results: dict[str, Any], plot: str | None = None) -> str:
     """Everything, under headings of the second level."""
     parts = ["## Machine\n\n" + machine(results)]
@@ -246,6 +258,10 @@ def markdown(results: dict[str, Any], plot: str | None = None) -> str:
     ):
         if key in results:
             parts.append(f"## {heading}\n\n{section(results)}")
+    tried = ways(results)
+    if tried:
+        text = "Tried for a moment before the rounds; the fastest took part in them."
+        parts.append(f"## Ways of calling ours\n\n{text}\n\n{tried}")
     parts.append("## Settings\n\n" + settings(results))
     return "\n\n".join(parts) + "\n"
 

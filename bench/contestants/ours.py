@@ -61,6 +61,34 @@ STEPS_A_CALL, SHARED_BYTES = 50, 1 << 22
 """As the `Trainer` has them: steps between two looks at the costs, and of minibatches that all members see."""
 
 
+class Blocks(Training):
+    """The same step as the `Trainer` makes it: many in one call, the minibatches gathered there, a loss of each."""
+
+    def __init__(self, task: Task, inputs: Inputs) -> None:
+        super().__init__(task, inputs, _as_it_is)
+        self.rows, self.labels, self.mean, self.scale = self.batches.source()
+        self.x = np.empty((task.batch, task.sizes[0]), np.float32)
+        self.y = np.empty(task.batch, np.int64)
+        self.gather_and_step = tinygrad_cr.compile(self._gather_and_step, in_place=True)
+
+    def _gather_and_step(self, rows: Any) -> Tensor:
+        x, y, kernels = self.x[: len(rows)], self.y[: len(rows)], backend("cpu")
+        kernels.gather(self.rows, rows, self.mean, self.scale, x)
+        kernels.xp.take(self.labels, rows, out=y, mode="clip")
+        return self._step(Tensor(x), y)
+
+    def epoch(self) -> float:
+        self.model.train()
+        n, size = len(self.batches.dataset), self.batches.batch_size
+        order = self.batches.generator.permutation(n)
+        whole = order[: n // size * size].reshape(-1, size)
+        for start in range(0, len(whole), STEPS_A_CALL):
+            loss = self.gather_and_step.scan(whole[start : start + STEPS_A_CALL])
+        if n % size:
+            loss = self.gather_and_step.scan(order[None, whole.size :])
+        return float(loss.numpy()[-1])
+
+
 class Members:
     """Many networks at once, as the `Trainer` trains a population: minibatches and masks of its own for each."""
 
@@ -156,7 +184,13 @@ class Eager:
 
 
 class Compiled(Eager):
-    """The step is captured once and replayed."""
+    """The step is captured once and replayed: many steps a call, as the `Trainer` trains, or one."""
+
+    def trainers(self, task: Task, inputs: Inputs) -> Mapping[str, Callable[[], Training]]:
+        return {
+            "blocks of steps": lambda: Blocks(task, inputs),
+            "a call a step": lambda: Training(task, inputs, self.wrap()),
+        }
 
     def wrap(self) -> Callable[[Any], Any]:
         # In place, as the Trainer does: minibatches come in the same two buffers each time.

@@ -30,12 +30,12 @@ MASK_ELEMENTS = 2048
 """Elements whose masks are drawn at a time: their random numbers stay in the first-level cache."""
 MOST_ELEMENTS_TO_JOIN = 1 << 16
 """Of a result whose sums may be cut in two."""
-ROWS_A_GRADIENT = 4 * TALL
+MOST_ROWS_A_PART = 256
+"""Rows of x for which a panel of weights is packed again, and that stay in the second-level cache meanwhile."""
+ROWS_A_GRADIENT = 8 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
 """Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
-COLUMNS_A_SUM = 64
-"""Columns whose sums one chunk adds up, in the order of the rows."""
 NO_DROPOUT = 65536
 
 
@@ -61,11 +61,10 @@ def _finish_masked(
 ) -> None:
     """Bias, ReLU, mask and factor. Lane i % 8 of block i // 8 decides about element i of the flattened result."""
     seed, draw, stream = state
-    bias = b[left : left + width]
     zero = out.dtype.type(0)
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
     last = np.uint16(threshold - 1)
-    columns = out.shape[1]
+    flat, columns = out.reshape(-1), out.shape[1]
     whole = width == columns
     # Whole rows share the blocks where one ends and the next begins; parts of rows have blocks of their own.
     blocks = (width + 7) // 8 + (columns % 8 != 0)
@@ -88,14 +87,14 @@ def _finish_masked(
                 for k in range(of_row.size):
                     of_row[k] = np.uint32(block + k)
         random_lanes(counters[:used], seed, draw, stream, words)
-        for i in range(some):
-            row = out[top + i, left : left + width]
+        _finish(out, top, some, left, width, b, True, factor)
+        # Whole rows lie end to end, and so do their lanes: one long loop.
+        runs, length = (1, some * columns) if whole else (some, width)
+        for i in range(runs):
             place = (top + i) * columns + left
-            of_row = lanes[place - 8 * origin if whole else 8 * i * blocks + place % 8 :]
-            for j in range(row.size):
-                v = row[j] + bias[j]
-                active = zero if v <= 0 else v * factor
-                row[j] = active if of_row[j] <= last else zero
+            values, chosen = flat[place : place + length], lanes[8 * i * blocks + place % 8 :]
+            for j in range(values.size):
+                values[j] = values[j] if chosen[j] <= last else zero
 
 
 @helper
@@ -115,9 +114,10 @@ def _forward_chunk(
     panels, parts = cuts
     panel = panel_width(out)
     second = chunk >= panels * parts
-    left = chunk // parts % panels * panel
+    # All panels of some rows, then other rows: a thread finds x in its second-level cache.
+    left = chunk % panels * panel
     width = min(panel, out.shape[1] - left)
-    first, rows = part_of(out.shape[0], chunk % parts, parts, TALL)
+    first, rows = part_of(out.shape[0], chunk // panels % parts, parts, TALL)
     half = middle(w.shape[0]) if halved else w.shape[0]
     begin, end = (half, w.shape[0]) if second else (0, half)
     times(x, first, rows, w, False, left, width, begin, end, other if second else out)
@@ -147,7 +147,8 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
         return
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
     halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
-    cuts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2 if halved else threads, shared)
+    panels, parts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2 if halved else threads, shared)
+    cuts = panels, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART) if shared else 1
     other = scratch(out.size, out).reshape(out.shape) if halved else out
     chunks = cuts[0] * cuts[1] * (2 if halved else 1)
     launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
@@ -229,33 +230,43 @@ def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
 
 @helper
 def _column_sums(a: Array, out: Array) -> None:
-    out[:] = 0
-    for i in range(a.shape[0]):
-        row = a[i]
-        for j in range(out.size):
-            out[j] += row[j]
+    for left in range(0, out.size, panel_width(out)):
+        _sums_of(a, left, min(panel_width(out), out.size - left), out)
+
+
+@helper
+def _sums_of(a: Array, left: int, width: int, out: Array) -> None:
+    """Sums of some columns, in the order of the rows: the product with a row of ones, which rounds as adding does."""
+    if a.shape[0] == 0:
+        out[left : left + width] = 0
+        return
+    one = np.ones(1, out.dtype)
+    strip(one, 0, 0, False, a, left, a.shape[1], a.shape[0], out.reshape(1, -1), left, 1, width, False)
 
 
 @helper
 def _masked_chunk(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool, chunk: int) -> None:
     """Some columns of ``dz = dy * factor where y > 0``, and their sums."""
     zero = dy.dtype.type(0)
-    left, right = chunk * COLUMNS_A_SUM, min(dy.shape[1], (chunk + 1) * COLUMNS_A_SUM)
-    sums = db[left:right] if wanted else db
+    panel, columns = panel_width(dz), dz.shape[1]
+    left, right = chunk * panel, min(columns, (chunk + 1) * panel)
+    # Where these are all columns, rows lie end to end: one long loop.
+    runs, length = (1, dz.size) if right - left == columns else (dz.shape[0], right - left)
+    above, output, target = dy.reshape(-1), y.reshape(-1), dz.reshape(-1)
+    for i in range(runs):
+        begin = i * columns + left
+        end = begin + length
+        given, active, masked = above[begin:end], output[begin:end], target[begin:end]
+        for j in range(masked.size):
+            masked[j] = given[j] * factor if active[j] > 0 else zero
     if wanted:
-        sums[:] = 0
-    for i in range(dy.shape[0]):
-        above, output, target = dy[i, left:right], y[i, left:right], dz[i, left:right]
-        for j in range(target.size):
-            target[j] = above[j] * factor if output[j] > 0 else zero
-        if wanted:
-            for j in range(sums.size):
-                sums[j] += target[j]
+        _sums_of(dz, left, right - left, db)
 
 
 @helper
 def _masked(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool) -> None:
-    chunks = (dy.shape[1] + COLUMNS_A_SUM - 1) // COLUMNS_A_SUM
+    panel = panel_width(dz)
+    chunks = (dy.shape[1] + panel - 1) // panel
     launch(bind(_masked_chunk, (dy, y, factor, dz, db, wanted)), chunks, dy.size >= ELEMENTS_WORTH_SHARING)
 
 

@@ -13,10 +13,13 @@ ROWS = 64
 
 
 @helper
-def _gather_chunk(data: Array, rows: Array, mean: Array, scale: Array, out: Array, groups: int, chunk: int) -> None:
+def _gather_chunk(
+    data: Array, rows: Array, mean: Array, scale: Array, out: Array, groups: int, halved: bool, chunk: int
+) -> None:
     number = out.dtype.type
     half = middle(data.shape[1])
     left, right = (0, half) if chunk < groups else (half, data.shape[1])
+    right = right if halved else data.shape[1]
     first = chunk % groups * ROWS
     means, scales = mean[left:right], scale[left:right]
     for i in range(first, min(rows.size, first + ROWS)):
@@ -27,7 +30,7 @@ def _gather_chunk(data: Array, rows: Array, mean: Array, scale: Array, out: Arra
 
 @kernel
 def gather(data: Array, rows: Array, mean: Array, scale: Array, out: Array) -> None:
-    # In halves of the columns: the thread that writes a half reads it in the first layer's product.
-    groups = (rows.size + ROWS - 1) // ROWS
-    job = bind(_gather_chunk, (data, rows, mean, scale, out, groups))
-    launch(job, 2 * groups, out.size >= ELEMENTS_WORTH_SHARING)
+    # Shared in halves of the columns: the thread that writes a half reads it in the first layer's product.
+    groups, shared = (rows.size + ROWS - 1) // ROWS, out.size >= ELEMENTS_WORTH_SHARING
+    job = bind(_gather_chunk, (data, rows, mean, scale, out, groups, shared))
+    launch(job, 2 * groups if shared else groups, shared)

@@ -28,10 +28,14 @@ def _block(c0, c1, c2, c3, k0, k1):
 
 @kernel
 def philox(counters: Array, key: Array, out: Array) -> None:
+    # Flat, for the reason that `random_lanes` gives.
+    given, words, key0, key1 = counters.reshape(-1), out.reshape(-1), key[0], key[1]
     for i in range(counters.shape[0]):
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = _block(
-            counters[i, 0], counters[i, 1], counters[i, 2], counters[i, 3], key[0], key[1]
-        )
+        w0, w1, w2, w3 = _block(given[4 * i], given[4 * i + 1], given[4 * i + 2], given[4 * i + 3], key0, key1)
+        words[4 * i] = w0
+        words[4 * i + 1] = w1
+        words[4 * i + 2] = w2
+        words[4 * i + 3] = w3
 
 
 @helper

@@ -86,6 +86,10 @@ def sgd_spans(
     number = param.dtype.type
     for k in range(spans.shape[0]):
         start, stop = spans[k]
+        if stop - start <= BLOCK and not wanted:
+            p, g, v = param[start:stop], grad[start:stop], velocity[start:stop]
+            step(p, g, v, number(l2[k]), number(lr), number(momentum), nesterov)
+            continue
         blocks = (stop - start + BLOCK - 1) // BLOCK
         of_blocks = np.empty((blocks if wanted else 0, 2), np.float64)
         constants = number(l2[k]), number(lr), number(momentum), nesterov
