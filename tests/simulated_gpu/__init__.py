@@ -19,7 +19,7 @@ from .state import CaptureRefusedError, State, WaitError, state
 __all__ = ["CaptureRefusedError", "State", "WaitError", "install", "state"]
 
 _GPU = f"{kernels.__name__}.gpu"
-_KEPT = ("availability", "batch", "cublas")
+_KEPT = ("availability", "batch", "cublas", "sources")
 
 
 @contextmanager

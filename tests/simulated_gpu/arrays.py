@@ -1,7 +1,7 @@
 """A strict stand-in for CuPy on the host's memory.
 
-It has what this package uses, with CuPy's names and keywords only, and refuses what CuPy refuses: NumPy's arrays beside its
-own, conversion to them unasked. What it has beyond CuPy 14.2 would be a mistake here; `test_gpu_simulation` looks.
+It has what this package uses, with CuPy's names and keywords only, and refuses what CuPy refuses: NumPy's arrays beside
+its own, conversion to them unasked. What it had beyond CuPy 14.2 would be a mistake; `test_gpu_simulation` looks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ LIBRARY = "simulated_cupy"
 """What the module of its arrays is called, as `cupy` is that of CuPy's."""
 
 SCALARS = (bool, int, float, complex, np.generic)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
 
 SIGNATURES = {
     "all": "a, axis=None, out=None, keepdims=False",
@@ -59,7 +64,9 @@ SIGNATURES = {
 }
 """Functions of arrays that compute on the GPU, with CuPy's parameters."""
 
-MATMUL = "*args, axes=None, axis=None, keepdims=False, casting='same_kind', dtype=None, signature=None, order='K', out=None"
+MATMUL = (
+    "*args, axes=None, axis=None, keepdims=False, casting='same_kind', dtype=None, signature=None, order='K', out=None"
+)
 
 CREATIONS = {
     "arange": "start, stop=None, step=1, dtype=None",
@@ -75,14 +82,14 @@ CREATIONS = {
     "zeros_like": "a, dtype=None, order='K', subok=None, shape=None",
 }
 
-UFUNCS = """add subtract multiply divide true_divide floor_divide remainder power negative positive absolute sign
+UFUNCS = _names("""add subtract multiply divide true_divide floor_divide remainder power negative positive absolute sign
     exp expm1 log log1p log2 log10 sqrt square reciprocal sin cos tan tanh sinh cosh maximum minimum fmax fmin
     equal not_equal less less_equal greater greater_equal logical_and logical_or logical_not logical_xor
     isfinite isnan isinf signbit floor ceil rint trunc bitwise_and bitwise_or bitwise_xor invert left_shift
-    right_shift""".split()
+    right_shift""")
 
-CONSTANTS = """float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ complex64 complex128 dtype
-    nan inf pi newaxis""".split()
+CONSTANTS = _names("""float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_
+    complex64 complex128 dtype nan inf pi newaxis""")
 
 OPERATORS = {
     "add": "add",
@@ -98,10 +105,17 @@ OPERATORS = {
     "lshift": "left_shift",
     "rshift": "right_shift",
 }
-COMPARISONS = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal"}
+COMPARISONS = {
+    "eq": "equal",
+    "ne": "not_equal",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
 
 
-class ndarray:  # noqa: N801 - CuPy's name
+class ndarray:
     """An array of the simulated GPU: NumPy's array, and the array that it is a view of."""
 
     __slots__ = ("__weakref__", "_base", "_host")
@@ -142,7 +156,9 @@ class ndarray:  # noqa: N801 - CuPy's name
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, 0
 
-    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None) -> Any:
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
+    ) -> Any:
         return self._host.__dlpack__(max_version=max_version)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -347,7 +363,7 @@ class Device:
         state.wait("Device.synchronize()")
 
 
-class ufunc:  # noqa: N801 - CuPy's name
+class ufunc:
     """An elementwise function that takes arrays of the GPU and numbers, and `out`, `dtype` and `casting`."""
 
     def __init__(self, name: str) -> None:
@@ -503,7 +519,7 @@ def _place(index: Any, what: str) -> tuple[Any, bool]:
     places: list[Any] = []
     basic = True
     for part in _parts(index):
-        if part is None or part is ... or isinstance(part, slice | int | np.integer) and not isinstance(part, bool):
+        if part is None or part is ... or (isinstance(part, slice | int | np.integer) and not isinstance(part, bool)):
             if isinstance(part, slice) and any(isinstance(end, ndarray) for end in (part.start, part.stop, part.step)):
                 raise TypeError("slice indices must be integers or None or have an __index__ method")
             places.append(part)
@@ -556,7 +572,7 @@ def _function(name: str, text: str) -> Callable[..., Any]:
         out = given.pop("out", None)
         positional = [_raw(value) for value in given.values()]
         keywords = dict(zip(list(given), positional, strict=True))
-        first = [keywords.pop(key) for key in list(given)[: 3 if name in ("clip", "where") else 2 if name in _PAIRS else 1]]
+        first = [keywords.pop(key) for key in list(given)[: _POSITIONAL.get(name, 1)]]
         if name == "copyto":
             if keywords.get("where", 0) is None:
                 del keywords["where"]
@@ -570,10 +586,11 @@ def _function(name: str, text: str) -> Callable[..., Any]:
     return call
 
 
-_PAIRS = frozenset(
-    "copyto broadcast_to reshape expand_dims split take take_along_axis tile repeat moveaxis swapaxes".split()
-)
-_VIEWS = frozenset("broadcast_to expand_dims moveaxis ravel reshape split squeeze swapaxes transpose".split())
+_POSITIONAL = dict.fromkeys(
+    _names("copyto broadcast_to reshape expand_dims split take take_along_axis tile repeat moveaxis swapaxes"), 2
+) | {"clip": 3, "where": 3}
+"""How many arguments NumPy takes by place, where it is more than one: some have other names there."""
+_VIEWS = _names("broadcast_to expand_dims moveaxis ravel reshape split squeeze swapaxes transpose")
 
 
 def _viewed(run: Callable[[], Any], of: ndarray) -> Any:
@@ -592,7 +609,8 @@ def _creation(name: str, text: str) -> Callable[..., Any]:
         raw = {key: value._host if isinstance(value, ndarray) else value for key, value in given.items()}
         if name.endswith("_like") and not isinstance(next(iter(given.values())), ndarray):
             raise TypeError(f"{name} wants an array of the GPU")
-        first = [raw.pop(key) for key in list(given)[: {"full": 2, "full_like": 2, "arange": 3, "linspace": 3}.get(name, 1)]]
+        by_place = {"full": 2, "full_like": 2, "arange": 3, "linspace": 3}.get(name, 1)
+        first = [raw.pop(key) for key in list(given)[:by_place]]
         if any(isinstance(value, np.ndarray) for value in first[1:]):
             raise TypeError("a value that lies in memory; give a number")
         if name in ("empty", "empty_like"):
@@ -620,13 +638,15 @@ def array(
             raise ValueError(f"Unsupported dtype {found.dtype}")
         state.allocate(found.nbytes)
         return _owned(found)
-    if not copy and (dtype is None or obj.dtype == np.dtype(dtype)) and obj.ndim >= ndmin:
-        if order == "K" or (order == "C" and obj._host.flags.c_contiguous):
-            return obj
+    same = (dtype is None or obj.dtype == np.dtype(dtype)) and obj.ndim >= ndmin
+    if same and not copy and (order == "K" or (order == "C" and obj._host.flags.c_contiguous)):
+        return obj
     return computed(partial(np.array, obj._host, dtype, order=order, ndmin=ndmin))
 
 
-def asarray(a: Any, dtype: Any = None, order: str | None = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
+def asarray(
+    a: Any, dtype: Any = None, order: str | None = None, *, copy: Any = None, blocking: bool = False
+) -> ndarray:
     """As `array`, without a copy of what is on the GPU."""
     return array(a, dtype, bool(copy), order or "K")
 
@@ -645,7 +665,8 @@ def from_dlpack(ext_tensor: Any, *, device: Any = None, copy: Any = None) -> nda
     """An array of another library, without a copy; it must be on the GPU."""
     if ext_tensor.__dlpack_device__()[0] != 2:
         raise BufferError("the array is not on a CUDA device")
-    return _owned(np.from_dlpack(types.SimpleNamespace(__dlpack__=ext_tensor.__dlpack__, __dlpack_device__=lambda: (1, 0))))
+    shown = types.SimpleNamespace(__dlpack__=ext_tensor.__dlpack__, __dlpack_device__=lambda: (1, 0))
+    return _owned(np.from_dlpack(shown))
 
 
 def _unpickled(host: Any) -> ndarray:
@@ -691,7 +712,9 @@ for _short, _name in OPERATORS.items():
     setattr(ndarray, f"__i{_short}__", _operator(_name, in_place=True))
 for _short, _name in COMPARISONS.items():
     setattr(ndarray, f"__{_short}__", _operator(_name))
-for _name in "all any argmax argmin argsort clip cumsum max mean min prod ravel repeat squeeze std sum swapaxes take var".split():
+for _name in _names(
+    "all any argmax argmin clip cumsum max mean min prod ravel repeat squeeze std sum swapaxes take var"
+):
     setattr(ndarray, _name, _method(_name))
 
 

@@ -1,38 +1,30 @@
 """A stand-in for `tinygrad_cr.kernels.gpu.device`: the same names, computed on the host.
 
-Kernels are the package's own `.cu` files, compiled for the host; products go through the package's own calls of cuBLAS to a
-library that does what NVIDIA's documents; graphs are lists of the work that was captured.
+Kernels are the package's own `.cu` files, compiled for the host; products go through the package's own calls of cuBLAS
+to a library that does what NVIDIA documents; graphs are lists of the work that was captured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-import tinygrad_cr.kernels
 from tinygrad_cr.kernels.gpu.batch import Batch, Stack
 from tinygrad_cr.kernels.gpu.cublas import Cublas
 
+from . import host
 from .arrays import ndarray, xp
 from .library import Library
 from .state import state
 
-__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "source", "tf32", "to_numpy", "xp"]
+__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "tf32", "to_numpy", "xp"]
 
-FOLDER = Path(str(tinygrad_cr.kernels.__file__)).parent / "gpu"
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _cublas = Cublas()
 _cublas._library = Library()
-
-
-@cache
-def source(family: str) -> str:
-    """The CUDA C++ of a family."""
-    return (FOLDER / f"{family}.cu").read_text()
 
 
 def launch(
@@ -45,13 +37,7 @@ def launch(
     shared: int = 0,
 ) -> None:
     """Run a kernel, or add it to the graph that is captured."""
-    from . import host
-
-    if min(grid) < 1 or grid[1] > 65535 or grid[2] > 65535:
-        raise ValueError(f"CUDA launches no grid of {grid}")
     block = (threads, 1, 1) if isinstance(threads, int) else tuple(threads)
-    if min(block) < 1 or block[0] * block[1] * block[2] > 1024:
-        raise ValueError(f"CUDA launches no block of {block}")
     state.launches += 1
     given = [_argument(argument) for argument in arguments]
     state.submit(partial(host.run, family, kernel, REALS[np.dtype(dtype)], grid, block, given, shared))
@@ -62,7 +48,7 @@ def _argument(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         raise TypeError("a kernel cannot read memory of the host")
     if isinstance(value, ndarray):
-        return value
+        return value._host
     if value is None:
         return None
     return float(value) if isinstance(value, float | np.floating) else int(value)
@@ -120,5 +106,3 @@ def capture(run: Callable[[], None]) -> Graph:
     with state.capturing() as work:
         run()
     return Graph(work)
-
-

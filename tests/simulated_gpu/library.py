@@ -31,19 +31,19 @@ class Library:
         self.cublasSgemmBatched_64 = partial(self._batched, "cublasSgemmBatched_64", np.float32)
         self.cublasDgemmBatched_64 = partial(self._batched, "cublasDgemmBatched_64", np.float64)
 
-    def cublasCreate_v2(self, handle: Any) -> int:  # noqa: N802 - NVIDIA's name
+    def cublasCreate_v2(self, handle: Any) -> int:
         handle._obj.value = 1
         return SUCCESS
 
-    def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:  # noqa: N802
+    def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
         self._workspace = False
         return SUCCESS
 
-    def cublasSetWorkspace_v2(self, handle: Any, pointer: Any, size: Any) -> int:  # noqa: N802
+    def cublasSetWorkspace_v2(self, handle: Any, pointer: Any, size: Any) -> int:
         self._workspace = True
         return SUCCESS
 
-    def cublasSetMathMode(self, handle: Any, mode: int) -> int:  # noqa: N802
+    def cublasSetMathMode(self, handle: Any, mode: int) -> int:
         self.math = mode
         return SUCCESS
 
