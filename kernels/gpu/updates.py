@@ -87,7 +87,7 @@ def _update(
 
 
 class _Table(NamedTuple):
-    """Chunks of spans on the GPU: (start, stop, tensor) [count, 3], and for each tensor, and the end, its first chunk."""
+    """Chunks of spans on the GPU: (start, stop, tensor) [count, 3], and where those of each tensor begin [k + 1]."""
 
     count: int
     chunks: Array
