@@ -36,8 +36,9 @@ def header(results: dict[str, Any]) -> Iterator[str]:
     gpu, cuda = machine.get("gpu", {}), machine.get("cuda", {})
     if gpu:
         yield (
-            f"{gpu.get('name')}, {gpu.get('memory')}, driver {gpu.get('driver')}, CUDA {cuda.get('runtime')} (driver's: "
-            f"{cuda.get('driver')}), clock {gpu.get('clock')} of {gpu.get('most_clock')}, memory {gpu.get('memory_clock')}"
+            f"{gpu.get('name')}, {gpu.get('memory')}, driver {gpu.get('driver')} for CUDA {cuda.get('driver')}, "
+            f"CuPy for CUDA {cuda.get('runtime')}, clock {gpu.get('clock')} of {gpu.get('most_clock')}, "
+            f"memory {gpu.get('memory_clock')}"
         )
         if busy := results.get("gpu_under_load"):
             yield f"under load: clock {busy.get('clock')}, {busy.get('temperature')} C, limit {busy.get('power_limit')}"
@@ -68,10 +69,9 @@ def networks(results: dict[str, Any]) -> Table:
     for variant in SOLO if cases else ():
         cells = []
         for case, times in cases.items():
+            rounds = times.get(variant.name)
             ahead = fastest(times, lambda name: not is_ours(name)) == variant.name
-            cells.append(
-                _spread(times[variant.name], ahead) if times.get(variant.name) else _gone(results, case, variant)
-            )
+            cells.append(_spread(rounds, ahead) if rounds else _gone(results, case, variant))
         table.add_row(variant.title, *cells)
     return table
 
