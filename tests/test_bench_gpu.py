@@ -106,6 +106,21 @@ def test_every_kernel_has_a_case_that_fits_its_contract_and_agrees() -> None:
     assert [name for name in names["names"] if session.kernel(name)["problem"]] == []
 
 
+def test_on_a_gpu_the_launches_of_a_kernel_are_found_and_can_be_made_again(
+    simulated_gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "SIDE", 16)
+    session = kernels.Kernels("gpu")
+    alone = []
+    for name, call in session.calls.items():
+        launches, _, problem = session.check(call)
+        assert problem is None, name
+        for launch, arguments, named in launches:
+            launch(*arguments, **named)
+        alone += [name] if launches else []
+    assert {"affine_relu_dropout", "affine_relu_dropout_backward", "sgd", "adam"} <= set(alone)
+
+
 def test_a_kernel_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     session = kernels.Kernels("cpu")
 

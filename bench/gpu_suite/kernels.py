@@ -27,6 +27,9 @@ TOLERANCE = 1e-5
 """Relative, of one float32 term; the rounding of a sum grows like the root of its length."""
 
 
+Launch = tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Call:
     """A kernel and what it is called with.
@@ -153,7 +156,7 @@ def calls(arrays: Arrays) -> dict[str, Call]:
         "scatter_add": Call("scatter_add", {"out": a, "index": arrays.rows, "values": b}, ("out",), 3 * whole),
         "philox": Call(
             "philox",
-            {"counters": arrays.words, "key": np.array([1, 2], np.uint32), "out": arrays.xp.zeros_like(arrays.words)},
+            {"counters": arrays.words, "key": arrays.words[0, :2].copy(), "out": arrays.xp.zeros_like(arrays.words)},
             ("out",),
             2 * arrays.words.nbytes,
         ),
@@ -161,9 +164,9 @@ def calls(arrays: Arrays) -> dict[str, Call]:
 
 
 @contextmanager
-def recorded() -> Iterator[list[tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]]]:
+def recorded() -> Iterator[list[Launch]]:
     """Inside, launches of the families are noted as they are made, to be made again by themselves."""
-    launches: list[tuple[Callable[..., None], tuple[Any, ...], dict[str, Any]]] = []
+    launches: list[Launch] = []
     prefix = "tinygrad_cr.kernels.gpu."
     families = [m for n, m in sys.modules.items() if n.startswith(prefix) and "launch" in vars(m)]
     originals = [(module, module.launch) for module in families]
@@ -225,27 +228,32 @@ class Kernels:
 
     def kernel(self, name: str) -> dict[str, Any]:
         """Check, then time; `problem` says what is wrong, and then there are no times."""
-        call, xp = self.calls[name], self.own.xp
-        function = getattr(self.own, call.kernel)
-        found, wanted = self._copied(call), self._copied(call)
-        with recorded() as launches:
-            function(*found.values())
-        getattr(self.reference, call.kernel)(*wanted.values())
-        problem = disagreement(found, wanted, call, xp)
+        call = self.calls[name]
+        launches, arguments, problem = self.check(call)
         record: dict[str, Any] = {"kernel": call.kernel, "moved": call.moved, "problem": problem}
         if problem:
             return record
-        del wanted
+        function = getattr(self.own, call.kernel)
         record["launches"] = len(launches)
-        record["whole"] = self._seconds(lambda: function(*found.values()))
+        record["whole"] = self._seconds(lambda: function(*arguments))
         if launches:
 
             def replay() -> None:
-                for launch, arguments, named in launches:
-                    launch(*arguments, **named)
+                for launch, given, named in launches:
+                    launch(*given, **named)
 
             record["alone"] = self._seconds(replay)
         return record
+
+    def check(self, call: Call) -> tuple[list[Launch], list[Any], str | None]:
+        """The launches that a kernel makes, the arguments as it left them, and what `reference` finds otherwise."""
+        found, wanted = self._copied(call), self._copied(call)
+        # Looked up before: a family is imported when its first kernel is.
+        function = getattr(self.own, call.kernel)
+        with recorded() as launches:
+            function(*found.values())
+        getattr(self.reference, call.kernel)(*wanted.values())
+        return launches, list(found.values()), disagreement(found, wanted, call, self.own.xp)
 
     def _copied(self, call: Call) -> dict[str, Any]:
         ours = type(self.arrays.normal[0])

@@ -610,7 +610,7 @@ def _creation(name: str, text: str) -> Callable[..., Any]:
         if name.endswith("_like") and not isinstance(next(iter(given.values())), ndarray):
             raise TypeError(f"{name} wants an array of the GPU")
         by_place = {"full": 2, "full_like": 2, "arange": 3, "linspace": 3}.get(name, 1)
-        first = [raw.pop(key) for key in list(given)[:by_place]]
+        first = [raw.pop(key) for key in list(given)[:by_place] if key != "dtype"]
         if any(isinstance(value, np.ndarray) for value in first[1:]):
             raise TypeError("a value that lies in memory; give a number")
         if name in ("empty", "empty_like"):
