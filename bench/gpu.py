@@ -91,7 +91,7 @@ def write(file: Path, results: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a run, 1 if tests failed in it or a phase broke off, 2 where there is no GPU."""
     chosen = parser().parse_args(arguments)
-    source = checkout.use()
+    checkout.use()
     if chosen.plan:
         print(plan())
         return 0
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from bench.gpu_suite.report import WIDTH, show
     from bench.gpu_suite.suite import PHASES, Options, Run
 
-    options = Options(chosen.dry_run, chosen.seconds, chosen.only or tuple(PHASES), source)
+    options = Options(chosen.dry_run, chosen.seconds, chosen.only or tuple(PHASES))
     results = Run(options, say, lambda found: write(chosen.out, found))()
     show(results, Console(width=WIDTH))
     return int(bool(results.get("tracebacks") or results.get("tests", {}).get("failed")))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from at_root import ROOT
-from bench import checkout
 from bench.gpu_suite import bars, kernels, parity, peer, report, suite
 from bench.gpu_suite.clock import Clock
 from bench.gpu_suite.field import Field
@@ -24,16 +23,6 @@ def script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     command = [sys.executable, str(ROOT / "bench" / "gpu.py"), *arguments]
     own = os.environ | environment
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=own, check=False)
-
-
-def isolated(program: str, *path: Path) -> str:
-    """What a program prints that finds what lies on this path before everything else."""
-    own = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=120, env=own, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.mark.skipif("gpu" in available(), reason="there is a GPU: the benchmark would run")
@@ -59,43 +48,23 @@ def test_an_unknown_phase_is_refused_with_the_known_ones() -> None:
     assert "unknown phase 'network'; known: tests, networks" in " ".join(done.stderr.split())
 
 
-def test_links_make_an_importable_package_of_a_bare_checkout(tmp_path: Path) -> None:
-    folder = checkout.link(tmp_path)
-    find = (
-        "import tinygrad_cr; import tinygrad_cr.kernels.gpu.batch as m; print(tinygrad_cr.__file__); print(m.__file__)"
-    )
-    package, kernel = isolated(find, folder).splitlines()
-    assert Path(package).resolve() == ROOT / "tinygrad_cr" / "__init__.py"
-    assert Path(kernel).resolve() == ROOT / "kernels" / "gpu" / "batch.py"
-
-
-def test_a_process_without_the_package_gets_it_and_so_do_its_children(tmp_path: Path) -> None:
-    # What a checkout is to Python: a package whose kernels are missing.
-    (tmp_path / "tinygrad_cr").mkdir()
-    (tmp_path / "tinygrad_cr" / "__init__.py").write_text("import tinygrad_cr.nothing_here\n")
-    program = """
-import subprocess, sys
+def test_without_an_installed_package_it_and_its_children_import_the_checkout() -> None:
+    program = f"""
+import os, subprocess, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "ditable" not in repr(finder)]
+sys.path.insert(0, {str(ROOT)!r})
 from bench import checkout
-print(checkout.use())
-where = "import tinygrad_cr.kernels as k; print(k.__file__)"
-exec(where, {})
-sys.stdout.flush()
-subprocess.run([sys.executable, "-P", "-c", where], check=True)
+checkout.use()
+where = "import tinygrad_cr.kernels.gpu.batch as m; print(m.__file__, flush=True)"
+exec(where, {{}})
+subprocess.run([sys.executable, "-P", "-c", where], check=True, cwd=os.sep)
 """
-    told, own, childs = isolated(program, tmp_path, ROOT).splitlines()
-    assert told == "this checkout, not installed"
-    assert own == childs
-    assert not Path(own).exists()
-
-
-def test_kernels_of_another_checkout_are_not_taken_for_its_own(tmp_path: Path) -> None:
-    (tmp_path / "tinygrad_cr").mkdir()
-    (tmp_path / "tinygrad_cr" / "__init__.py").write_text(
-        f"import sys\n__path__.append({str(tmp_path / 'elsewhere')!r})\n"
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=120, env=own, check=False
     )
-    (tmp_path / "elsewhere" / "kernels").mkdir(parents=True)
-    (tmp_path / "elsewhere" / "kernels" / "__init__.py").write_text("")
-    assert isolated("from bench import checkout; print(checkout.usable())", tmp_path, ROOT) == "False"
+    assert done.returncode == 0, done.stderr
+    assert {Path(line).resolve() for line in done.stdout.split()} == {ROOT / "kernels" / "gpu" / "batch.py"}
 
 
 def test_every_kernel_has_a_case_that_fits_its_contract_and_agrees() -> None:
@@ -203,7 +172,7 @@ def test_a_contestant_that_cannot_start_is_named_and_the_others_go_on(monkeypatc
 
 def results(**changed: Any) -> dict[str, Any]:
     """What a run might have measured."""
-    machine: dict[str, Any] = {"cpu": "a processor", "cores": 2, "python": "3", "commit": "0", "package": "here"}
+    machine: dict[str, Any] = {"cpu": "a processor", "cores": 2, "python": "3", "commit": "0"}
     return {
         "dry_run": False,
         "date": "",

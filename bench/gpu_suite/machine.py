@@ -50,9 +50,9 @@ def cuda() -> dict[str, str]:
     return {name: f"{number // 1000}.{number % 1000 // 10}" for name, number in version.items()}
 
 
-def machine(source: str, device: str) -> dict[str, Any]:
-    """Everything; source: where the package comes from, in words."""
-    found = describe() | {"package": source}
+def machine(device: str) -> dict[str, Any]:
+    """Everything."""
+    found = describe()
     if device == "gpu":
         found |= {"gpu": graphics(), "cuda": cuda()}
     versions = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}

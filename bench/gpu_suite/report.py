@@ -44,7 +44,7 @@ def header(results: dict[str, Any]) -> Iterator[str]:
             yield f"under load: clock {busy.get('clock')}, {busy.get('temperature')} C, limit {busy.get('power_limit')}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if _told(name))
     yield f"{machine['cpu']}, {machine['cores']} cores; Python {machine['python']}; {versions}"
-    yield f"commit {machine['commit']} ({machine['package']}), {results['date']}, {results['seconds']:.0f} s"
+    yield f"commit {machine['commit']}, {results['date']}, {results['seconds']:.0f} s"
     tests = results.get("tests")
     if tests:
         whole = "" if tests["complete"] else ", NOT COMPLETE: time ran out"

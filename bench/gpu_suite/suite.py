@@ -37,13 +37,11 @@ class Options:
         dry_run: on the CPU, tiny.
         seconds: the time for everything.
         phases: of `PHASES`.
-        source: where the package comes from, in words.
     """
 
     dry_run: bool
     seconds: float
     phases: tuple[str, ...] = tuple(PHASES)
-    source: str = ""
 
     @property
     def device(self) -> str:
@@ -65,7 +63,7 @@ class Run:
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "dry_run": options.dry_run,
             "options": {"seconds": options.seconds, "phases": options.phases},
-            "machine": machine(options.source, options.device),
+            "machine": machine(options.device),
             "titles": {case.name: title(case) for case in cases},
             "members": {case.name: case.members for case in self.populations},
             "bar_members": self.populations[0].members,
