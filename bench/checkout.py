@@ -1,0 +1,20 @@
+"""This checkout on the path of a process and of all that it starts: what is measured is what stands beside the script.
+
+`tinygrad_cr` finds the kernels beside itself where it is not installed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def use() -> None:
+    """Let this process and its children import `tinygrad_cr` and `bench` from here, installed or not."""
+    if sys.path[:1] != [str(ROOT)]:
+        sys.path.insert(0, str(ROOT))
+    inherited = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(ROOT)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *inherited])
