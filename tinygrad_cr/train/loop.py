@@ -23,7 +23,6 @@ from tinygrad_cr.train.callbacks import (
     checked_events,
 )
 from tinygrad_cr.train.checkpoint import Checkpoint, Progress, digest
-from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.histograms import Histograms
 from tinygrad_cr.train.history import Event, History, Row
 from tinygrad_cr.train.moment import Moment
@@ -64,6 +63,7 @@ class Loop:
         self.model, self.optimizer, self.reporter = trainer.model, trainer.optimizer, trainer.reporter
         self.batches = preparation.prepare(trainer, train, validation)
         self.sample = train.spread(trainer.train_sample)
+        self.looks = preparation.evaluations(trainer, self.sample, validation)
         self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
         self.updates = Updates(trainer, self.batches)
         self.moment = Moment(self.model, self.optimizer)
@@ -240,10 +240,11 @@ class Loop:
     def _evaluate(self, row: Row, validate: bool) -> float:
         """Add to the row how good the network is now; the loss where it matters most."""
         loss: float
-        loss, row["accuracy"] = evaluate(self.model, self.sample, self.trainer.standardizer)
+        on_sample, on_validation = self.looks
+        loss, row["accuracy"] = on_sample.measure(compiled=self.updates.captured)
         row["val_loss"] = row["val_accuracy"] = None
-        if validate and self.validation is not None:
-            loss, row["val_accuracy"] = evaluate(self.model, self.validation, self.trainer.standardizer)
+        if validate and on_validation is not None:
+            loss, row["val_accuracy"] = on_validation.measure(compiled=self.updates.captured)
             row["val_loss"] = loss
         return loss
 

@@ -29,7 +29,6 @@ from tinygrad_cr.train.callbacks import (
     checked_events,
 )
 from tinygrad_cr.train.checkpoint import digest
-from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.history import Event, History, Row
 from tinygrad_cr.train.monitors import DeadUnits, Divergence, divergence_message
 from tinygrad_cr.train.progress import event_line
@@ -75,6 +74,7 @@ class PopulationLoop:
         self.batches = preparation.prepare(trainer, train, validation)
         self.steps = len(self.batches)
         self.sample = train.spread(trainer.train_sample)
+        self.looks = preparation.evaluations(trainer, self.sample, validation)
         self.flat = self.optimizer.flat
         assert self.flat.members is not None
         count = self.flat.members
@@ -196,10 +196,11 @@ class PopulationLoop:
         due = self.epoch % self.trainer.validate_epochs == 0 or self.epoch == self.trainer.epochs
         rows: list[Row] = []
         with computing(self._active()):
-            loss, accuracy = evaluate(self.model, self.sample, self.trainer.standardizer)
+            on_sample, on_validation = self.looks
+            loss, accuracy = on_sample.measure(compiled=self.updates.captured)
             val_loss = val_accuracy = None
-            if due and self.validation is not None:
-                val_loss, val_accuracy = evaluate(self.model, self.validation, self.trainer.standardizer)
+            if due and on_validation is not None:
+                val_loss, val_accuracy = on_validation.measure(compiled=self.updates.captured)
         for member in self.training:
             m = member.number
             row: Row = {

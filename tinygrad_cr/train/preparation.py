@@ -16,7 +16,7 @@ from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.random import Generator, Generators
 from tinygrad_cr.schedules import Formula, Schedule
 from tinygrad_cr.tape import mode
-from tinygrad_cr.train.evaluate import check_fit
+from tinygrad_cr.train.evaluate import Evaluation, check_fit
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
@@ -51,6 +51,13 @@ def prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Bat
     batches = Batches(train, trainer.batch_size, standardizer=standardizer, generator=generator, dtype=dtype)
     trainer.standardizer = standardizer
     return batches
+
+
+def evaluations(trainer: Trainer, sample: Dataset, validation: Dataset | None) -> tuple[Evaluation, Evaluation | None]:
+    """What looks at the model after epochs: on rows of the training part, and on the validation part if any."""
+    model, standardizer = trainer.model, trainer.standardizer
+    on_validation = None if validation is None else Evaluation(model, validation, standardizer)
+    return Evaluation(model, sample, standardizer), on_validation
 
 
 def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, Any]:
