@@ -47,6 +47,18 @@ _FAMILIES = {
     },
     "gpu": {
         "affine": "affine",
+        "affine_backward": "affine",
+        "affine_relu_dropout": "affine",
+        "affine_relu_dropout_backward": "affine",
+        "relu": "dropout",
+        "relu_backward": "dropout",
+        "dropout": "dropout",
+        "softmax_cross_entropy": "softmax",
+        "mean_squared_error": "softmax",
+        "sgd": "updates",
+        "adam": "updates",
+        "gather": "batches",
+        "philox": "philox",
     },
 }
 """For each backend, the module that holds its own version of a kernel."""
