@@ -7,7 +7,6 @@ library whose arrays they take. A backend overrides what is hot and inherits eve
 from __future__ import annotations
 
 import importlib
-from functools import cache
 from typing import Any, NamedTuple, cast
 
 import numpy
@@ -48,6 +47,18 @@ _FAMILIES = {
     },
     "gpu": {
         "affine": "affine",
+        "affine_backward": "affine",
+        "affine_relu_dropout": "affine",
+        "affine_relu_dropout_backward": "affine",
+        "relu": "dropout",
+        "relu_backward": "dropout",
+        "dropout": "dropout",
+        "softmax_cross_entropy": "softmax",
+        "mean_squared_error": "softmax",
+        "sgd": "updates",
+        "adam": "updates",
+        "gather": "batches",
+        "philox": "philox",
     },
 }
 """For each backend, the module that holds its own version of a kernel."""
@@ -101,7 +112,9 @@ class _Backend:
         return backend, (self.name,)
 
 
-@cache
+_backends: dict[str, Kernels] = {}
+
+
 def backend(name: str) -> Kernels:
     """The backend called `name`: "cpu" (numba), "gpu" (CUDA) or "reference" (plain array code, the specification).
 
@@ -110,12 +123,15 @@ def backend(name: str) -> Kernels:
     >>> backend("cpu").name
     'cpu'
     """
+    found = _backends.get(name)
+    if found is not None:
+        return found
     if name not in _FAMILIES:
         raise BackendError(f"unknown backend {name!r}: this machine has {', '.join(available())}")
     problem = _gpu_problem() if name == "gpu" else None
     if problem:
         raise BackendError(f"{problem}; this machine has {', '.join(available())}")
-    return cast("Kernels", _Backend(name))
+    return _backends.setdefault(name, cast("Kernels", _Backend(name)))
 
 
 def fuse(calls: list[Any]) -> tuple[list[Any], dict[tuple[int, int], Any]]:

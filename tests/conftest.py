@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from simulated_gpu import State, install
 from tinygrad_cr.kernels import available, backend
 
 # No deadline: the first example of a test may compile a kernel. Examples are found anew in each run unless CI asks
@@ -25,3 +27,12 @@ settings.load_profile("default")
 def kernels(request):
     """Each backend this machine can run."""
     return backend(request.param)
+
+
+@pytest.fixture
+def simulated_gpu() -> Iterator[State]:
+    """A machine with a GPU, whatever this one is; not where there is a real one, which the same tests run on."""
+    if "gpu" in available():
+        pytest.skip("there is a GPU: nothing is simulated")
+    with install() as state:
+        yield state

@@ -264,7 +264,7 @@ def test_another_thread_computes_unseen_while_one_captures() -> None:
     compiled = tinygrad_cr.compile(fn)
     compiled(Tensor(X))
     thread.join()
-    assert len(compiled.programs[0].calls) == 1
+    assert len(compiled.programs[0].replay.calls) == 1
 
 
 def test_recording_or_not_is_part_of_the_capture() -> None:

@@ -5,6 +5,7 @@ launch (see `batch.py`); one network is the case of one member. What is not hot 
 CuPy's arrays as it stands. Nothing here waits for the GPU or reads a value from it.
 
 In the `.cu` files REAL is float or double, whole numbers are long long and real numbers double, and a kernel's
-parameters stand in this order: index, then sizes, then for each array its pointer and the stride from member to member,
-then numbers and the values that stand in for them in the call of a single network. blockIdx.z is the place in `index`.
+parameters stand in this order: index, then sizes and tables that all members share, then for each array its pointer and
+the stride from member to member, then numbers, how many columns it has, and the values that stand in for them in the
+call of a single network. blockIdx.z is the place in `index`.
 """

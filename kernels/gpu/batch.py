@@ -15,6 +15,18 @@ from ..interface import Array
 
 Kernel = Callable[..., None]
 
+WHOLE, REAL = False, True
+_MASK = (("threshold", WHOLE), ("scale", REAL), ("seed", WHOLE), ("draw", WHOLE), ("stream", WHOLE))
+
+SCALARS: dict[str, tuple[tuple[str, bool], ...]] = {
+    "dropout": _MASK,
+    "affine_relu_dropout": _MASK,
+    "affine_relu_dropout_backward": (("scale", REAL),),
+    "sgd": (("lr", REAL), ("momentum", REAL), ("nesterov", WHOLE)),
+    "adam": (("lr", REAL), ("beta1", REAL), ("beta2", REAL), ("eps", REAL), ("step", WHOLE)),
+}
+"""For each kernel with changing scalars, the columns of its `Batch.numbers`: name, and whether it is a real number."""
+
 
 class Stack(NamedTuple):
     """The arrays that all members have in one place of a call.
@@ -59,3 +71,19 @@ def alone(kernel: Kernel) -> Kernel:
 
     call.of_members = kernel  # type: ignore[attr-defined]
     return call
+
+
+def part(stack: Stack | None) -> tuple[Array | None, int]:
+    """An array and its stride as a launch takes them; None for an array that is not there."""
+    return (None, 0) if stack is None else (stack.array, stack.stride)
+
+
+def scalars(kernel: str, batch: Batch, *values: Any) -> tuple[Any, ...]:
+    """What a launch takes for the scalars of a call: the table and its columns, then the values of this call.
+
+    >>> scalars("affine_relu_dropout_backward", Batch((0,), None, None, []), 2)
+    (None, 1, 2.0)
+    """
+    kinds = SCALARS[kernel]
+    given = (float(v) if real else int(v) for v, (_, real) in zip(values, kinds, strict=True))
+    return (batch.numbers, len(kinds), *given)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..interface import BackendError
 from .batch import Batch, Stack
@@ -68,8 +68,7 @@ class Cublas:
             parts = [(_address(s, first), width, ctypes.c_int64(s.stride * step)) for s, width in operands]
             name = f"cublas{letter}gemmStridedBatched_64"
         else:
-            tables = [xp.asarray([_address(s, m).value for m in batch.members], "uint64") for s, _ in operands]
-            batch.kept.extend(tables)
+            tables = [_table(batch, tuple(_address(s, m).value for m in batch.members), xp) for s, _ in operands]
             widths = [width for _, width in operands]
             parts = [(ctypes.c_void_p(t.data.ptr), width) for t, width in zip(tables, widths, strict=True)]
             name = f"cublas{letter}gemmBatched_64"
@@ -104,6 +103,22 @@ class Cublas:
             _check("cublasSetMathMode", self._library.cublasSetMathMode(handle, math))
             state[3] = math
         return handle
+
+
+class _Table(NamedTuple):
+    """Where the matrices of members lie, known to the host and to the GPU."""
+
+    addresses: tuple[int | None, ...]
+    array: Any
+
+
+def _table(batch: Batch, addresses: tuple[int | None, ...], xp: Any) -> Any:
+    """The addresses on the GPU. A capture cannot copy from the host: it finds the table of the run before it."""
+    for kept in batch.kept:
+        if isinstance(kept, _Table) and kept.addresses == addresses:
+            return kept.array
+    batch.kept.append(table := _Table(addresses, xp.asarray(addresses, "uint64")))
+    return table.array
 
 
 def _address(stack: Stack, m: int) -> ctypes.c_void_p:

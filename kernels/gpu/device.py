@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import cupy as xp
@@ -15,23 +13,12 @@ import numpy as np
 from ..interface import Array
 from .batch import Batch, Stack
 from .cublas import Cublas
+from .sources import OPTIONS, source
 
-__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "source", "tf32", "to_numpy", "xp"]
+__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "tf32", "to_numpy", "xp"]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _cublas = Cublas()
-
-
-@cache
-def source(family: str) -> str:
-    """The CUDA C++ of a family, with what it includes.
-
-    CuPy keeps compiled code under a key made of the text it is given: a file included by the compiler could change
-    unnoticed.
-    """
-    folder = Path(__file__).parent
-    text = (folder / f"{family}.cu").read_text()
-    return re.sub(r'#include "(.*)"', lambda match: (folder / match[1]).read_text(), text)
 
 
 @cache
@@ -41,7 +28,7 @@ def _function(family: str, kernel: str, real: str) -> Any:
 
 @cache
 def _module(family: str, real: str) -> Any:
-    return xp.RawModule(code=source(family), options=("-std=c++17", f"-DREAL={real}"))
+    return xp.RawModule(code=source(family), options=(*OPTIONS, f"-DREAL={real}"))
 
 
 def launch(

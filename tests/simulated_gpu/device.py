@@ -1,0 +1,108 @@
+"""A stand-in for `tinygrad_cr.kernels.gpu.device`: the same names, computed on the host.
+
+Kernels are the package's own `.cu` files, compiled for the host; products go through the package's own calls of cuBLAS
+to a library that does what NVIDIA documents; graphs are lists of the work that was captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr.kernels.gpu.batch import Batch, Stack
+from tinygrad_cr.kernels.gpu.cublas import Cublas
+
+from . import host
+from .arrays import ndarray, xp
+from .library import Library
+from .state import state
+
+__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "tf32", "to_numpy", "xp"]
+
+REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+_cublas = Cublas()
+_cublas._library = Library()
+
+
+def launch(
+    family: str,
+    kernel: str,
+    dtype: Any,
+    grid: tuple[int, int, int],
+    threads: int | tuple[int, int, int],
+    arguments: Sequence[Any],
+    shared: int = 0,
+) -> None:
+    """Run a kernel, or add it to the graph that is captured."""
+    block = (threads, 1, 1) if isinstance(threads, int) else tuple(threads)
+    state.launches += 1
+    given = [_argument(argument) for argument in arguments]
+    state.submit(partial(host.run, family, kernel, REALS[np.dtype(dtype)], grid, block, given, shared))
+
+
+def _argument(value: Any) -> Any:
+    """What the host's code is given: arrays as they lie in memory, None, int and float."""
+    if isinstance(value, np.ndarray):
+        raise TypeError("a kernel cannot read memory of the host")
+    if isinstance(value, ndarray):
+        return value._host
+    if value is None:
+        return None
+    return float(value) if isinstance(value, float | np.floating) else int(value)
+
+
+def product(
+    batch: Batch, a: Stack, b: Stack, out: Stack, *, transpose_a: bool = False, transpose_b: bool = False
+) -> None:
+    """As on a real GPU, with another library below."""
+    if a.array.size and b.array.size:
+        state.launches += 1
+        _cublas.product(batch, a, b, out, transpose_a, transpose_b, xp)
+    elif out.array.size:
+        size = out.array.size
+        blocks = (-(-size // 256), 1, len(batch.members))
+        launch("affine", "clear", out.array.dtype, blocks, 256, (batch.index, size, *out))
+
+
+def set_tf32(allowed: bool) -> None:
+    """See the real one."""
+    _cublas.tf32 = bool(allowed)
+
+
+def tf32() -> bool:
+    """See the real one."""
+    return _cublas.tf32
+
+
+def to_numpy(array: Any) -> Any:
+    """A copy in the host's memory; waits for the GPU."""
+    return array.get()
+
+
+def memory() -> tuple[int, int]:
+    """Bytes that are free, and all there are."""
+    free, total = xp.cuda.runtime.memGetInfo()
+    return free, total
+
+
+class Graph:
+    """Work that was captured."""
+
+    def __init__(self, work: list[Callable[[], Any]]) -> None:
+        self._work = work
+
+    def launch(self) -> None:
+        """Do it once more."""
+        state.launches += 1
+        state.submit(lambda: [work() for work in self._work])
+
+
+def capture(run: Callable[[], None]) -> Graph:
+    """The work of a function as a graph; it is run once before."""
+    run()
+    with state.capturing() as work:
+        run()
+    return Graph(work)
