@@ -117,8 +117,13 @@ def predict_proba(model: Module, x: Any, standardizer: Standardizer | None = Non
                 batch = chunk.astype(model.dtype)
             else:
                 batch = standardizer.transform(chunk, dtype=str(model.dtype))
-            parts.append(kernels.to_numpy(ops.softmax(model(Tensor(batch, device=kernels.name))).data))
+            parts.append(kernels.to_numpy(ops.softmax(model(input_of(model, batch))).data))
     return np.concatenate(parts, axis=-2)
+
+
+def input_of(model: Module, x: Any) -> Tensor:
+    """Standardised rows as a tensor where the model computes."""
+    return Tensor(x, device=kernels_of(model).name)
 
 
 def check_fit(model: Module, data: Dataset) -> None:
@@ -128,8 +133,7 @@ def check_fit(model: Module, data: Dataset) -> None:
         ShapeError, DataError: it does not.
     """
     with evaluation(model):
-        rows = Tensor(np.zeros((1, data.features), model.dtype), device=kernels_of(model).name)
-        logits = model(rows)
+        logits = model(input_of(model, np.zeros((1, data.features), model.dtype)))
     if logits.ndim != (2 if model.members is None else 3):
         raise ShapeError(f"a classifier gives logits [n, classes], this model gives {logits.shape} for one row")
     if logits.shape[-1] < data.classes:

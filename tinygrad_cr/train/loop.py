@@ -67,7 +67,9 @@ class Loop:
         self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
         self.updates = Updates(trainer, self.batches)
         self.moment = Moment(self.model, self.optimizer)
-        self.blocks = self.updates.captured and preparation.repeatable(trainer)
+        # A single step on a GPU is never worth it: its cost would be waited for.
+        host = self.updates.kernels.host
+        self.blocks = not host or (preparation.repeatable(trainer) and self.moment.nbytes <= KEPT_BYTES)
         self.histograms = Histograms() if folder else None
         self.callbacks = self._callbacks()
         self.data: dict[str, str] = {}
@@ -127,16 +129,13 @@ class Loop:
 
     def _block_end(self, position: int) -> int:
         """Up to which step of the epoch those behind this one can be made together."""
-        if not (self.blocks and self.updates.together and self._cheap_to_keep()):
+        if not (self.blocks and self.updates.together):
             return position + 1
         last = len(self.batches)
         end = next(i for i in range(position + 1, last + 1) if self._observed(i))
         # Norms are measured in the step that is observed, the last minibatch of an epoch may be smaller.
         alone = not self.updates.penalized or (end == last and len(self.batches.dataset) % self.batches.batch_size)
         return max(position + 1, end - 1) if alone else end
-
-    def _cheap_to_keep(self) -> bool:
-        return not self.updates.kernels.host or self.moment.nbytes <= KEPT_BYTES
 
     def _block(self, rows: NDArray[np.int64]) -> Any:
         """Updates with the minibatches of these rows, int64 [steps, batch], and who sees them; the norms of the last.

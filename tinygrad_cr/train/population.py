@@ -85,7 +85,8 @@ class PopulationLoop:
         self.updates = Updates(trainer, self.batches, shared=self.shared)
         self.history, self.step, self.epoch = History(), 0, 1
         self.stopped = False
-        self.members = [Member(m, self._watching(), self.flat.values[m].copy()) for m in range(count)]
+        values = self._values()
+        self.members = [Member(m, self._watching(), values[m].copy()) for m in range(count)]
         self._start_callbacks()
         self.begin = time.perf_counter()
 
@@ -103,7 +104,7 @@ class PopulationLoop:
             completed = not self.stopped or self.history.stopped is None
         finally:
             for member in self.members:
-                self.flat.values[member.number] = member.best
+                self.flat.values[member.number] = self.updates.kernels.xp.asarray(member.best)
                 if member.lost:
                     self.optimizer.forget(member.number)
             accuracies = [m.best_accuracy for m in self.members if m.best_accuracy is not None]
@@ -195,6 +196,7 @@ class PopulationLoop:
         """A row for each member, and whoever wants to see it."""
         due = self.epoch % self.trainer.validate_epochs == 0 or self.epoch == self.trainer.epochs
         rows: list[Row] = []
+        values = self._values()
         with computing(self._active()):
             on_sample, on_validation = self.looks
             loss, accuracy = on_sample.measure(compiled=self.updates.captured)
@@ -221,7 +223,7 @@ class PopulationLoop:
             # Where it matters most.
             judged = float(loss[m]) if row["val_loss"] is None else row["val_loss"]
             if math.isfinite(judged):
-                self._keep_if_best(member, row)
+                self._keep_if_best(member, row, values)
             for watch in member.watching:
                 if member.training:
                     self._tell(watch.epoch(row), member)
@@ -234,7 +236,7 @@ class PopulationLoop:
         self._check_left()
         if self.folder:
             self.folder.write_history(self.history)
-            state = {name: np.array(p.data) for name, p in zip(self.flat.names, self.flat.parameters, strict=True)}
+            state = self.model.state_dict()
             self._write_best(state)
 
     def _write_best(self, state: dict[str, Array]) -> None:
@@ -245,12 +247,16 @@ class PopulationLoop:
                 state[name][member.number] = member.best[start:stop].reshape(state[name].shape[1:])
         self.folder.write_model(state, self.trainer.standardizer)
 
-    def _keep_if_best(self, member: Member, row: Row) -> None:
+    def _values(self) -> Array:
+        """All parameters on the host, [members, p]: copied if they lie on a GPU, once for all members."""
+        return np.asarray(self.updates.kernels.to_numpy(self.flat.values))
+
+    def _keep_if_best(self, member: Member, row: Row, values: Array) -> None:
         accuracy = row["val_accuracy"]
         if self.validation is not None and accuracy is None:
             return
         if accuracy is None or member.best_accuracy is None or accuracy > member.best_accuracy:
-            member.best, member.best_accuracy = self.flat.values[member.number].copy(), accuracy
+            member.best, member.best_accuracy = values[member.number].copy(), accuracy
 
     def _report(self, rows: list[Row]) -> None:
         """The best member's line; how many there are still."""

@@ -16,7 +16,7 @@ from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.random import Generator, Generators
 from tinygrad_cr.schedules import Formula, Schedule
 from tinygrad_cr.tape import mode
-from tinygrad_cr.train.evaluate import Evaluation, check_fit
+from tinygrad_cr.train.evaluate import Evaluation, check_fit, kernels_of
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
@@ -75,6 +75,7 @@ def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, 
             "class_names": list(train.class_names),
             "image_shape": None if train.image_shape is None else list(train.image_shape),
             "data_digest": data.get("train"),
+            "device": kernels_of(model).name,
             "model": model.config() if isinstance(model, MLP) else None,
             "versions": {name: _version(name) for name in ("tinygrad_cr", "numpy", "numba")}
             | {"python": platform.python_version()},

@@ -70,10 +70,10 @@ class Updates:
 
     @property
     def together(self) -> bool:
-        """Whether many steps cost less than as many single ones: they are known to be one call, or nobody knows yet."""
-        if self._compiled is None:
-            return False
-        return not self.kernels.host or all(program.in_one_table for program in self._compiled.programs)
+        """Whether steps cost less together: where they are one call, and on a GPU, which is waited for once a block."""
+        if not self.kernels.host:
+            return True
+        return self._compiled is not None and all(program.in_one_table for program in self._compiled.programs)
 
     def make(
         self, rows: np.ndarray[Any, Any], measure: bool, before: Callable[[int], None]
