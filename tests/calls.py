@@ -6,13 +6,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from tinygrad_cr import Tensor, nn, ops, optim
+from tinygrad_cr.device import to_numpy
 from tinygrad_cr.kernels import available, backend
 from tinygrad_cr.op_table import Case
 
-FAST = [name for name in available() if name != "reference"]
+GPU = pytest.param("gpu", marks=pytest.mark.skipif("gpu" not in available(), reason="no CUDA device"))
+FAST: list[Any] = ["cpu", GPU]
 """The backends that are held against `reference`."""
+EVERY: list[Any] = [*FAST, "reference"]
+"""All backends; the rows of the GPU run wherever there is one."""
+
+ON_HOST = ("spans", "l2", "decay")
+"""Arguments that are NumPy's arrays on every backend."""
 
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
 """Of a single term of size 1; the rounding error of a sum grows like the root of its length."""
@@ -50,9 +58,11 @@ class Size(NamedTuple):
 def call(backend_name: str, kernel: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arrays among the arguments as the kernel left them; the arrays given are copied first."""
     kernels = backend(backend_name)
-    own = {k: kernels.xp.array(v) if isinstance(v, np.ndarray) else v for k, v in arguments.items()}
-    getattr(kernels, kernel)(*own.values())
-    return {k: v.get() if hasattr(v, "get") else v for k, v in own.items() if hasattr(v, "dtype")}
+    arrays = {
+        k: (np if k in ON_HOST else kernels.xp).array(v) for k, v in arguments.items() if isinstance(v, np.ndarray)
+    }
+    getattr(kernels, kernel)(*(arguments | arrays).values())
+    return {k: to_numpy(v) for k, v in arrays.items()}
 
 
 def assert_like_reference(backend_name: str, kernel: str, arguments: dict[str, Any], length: int = 1) -> None:
@@ -234,7 +244,7 @@ def evaluate(fn: Callable[..., Tensor], inputs: list[Any], device: str = "cpu") 
     tensors = [Tensor(a, requires_grad=True, device=device) for a in inputs]
     y = fn(*tensors)
     y.backward(weights_for(y))
-    return y.numpy(), [np.zeros(t.shape) if t.grad is None else np.asarray(t.grad) for t in tensors]
+    return y.numpy(), [np.zeros(t.shape) if t.grad is None else to_numpy(t.grad) for t in tensors]
 
 
 def weights_for(y: Any) -> Any:

@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from calls import evaluate
+from calls import EVERY, evaluate
 from tinygrad_cr import Tensor, ops
 from tinygrad_cr.errors import DataError, DTypeError, ShapeError
-from tinygrad_cr.kernels import available
 
-every_device = pytest.mark.parametrize("device", available())
+every_device = pytest.mark.parametrize("device", EVERY)
 both_dtypes = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 

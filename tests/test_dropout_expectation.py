@@ -28,9 +28,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from calls import EVERY
 from strategies import dropout_rates, seeds, states
 from tinygrad_cr import ops
-from tinygrad_cr.kernels import available, backend, reference
+from tinygrad_cr.kernels import backend, reference
 from tinygrad_cr.random import Generator, keep_probability, keep_threshold
 from tinygrad_cr.tensor import Tensor
 
@@ -410,7 +411,7 @@ SHAPES = st.tuples(st.integers(0, 40), st.integers(0, 40))
 DTYPES = st.sampled_from(["float32", "float64"])
 
 
-@pytest.mark.parametrize("device", available())
+@pytest.mark.parametrize("device", EVERY)
 @settings(max_examples=40)
 @given(shape=SHAPES, dropout=dropout_rates(), state=states(), dtype=DTYPES)
 def test_the_mask_is_the_references_on_every_backend(device, shape, dropout, state, dtype):
@@ -421,7 +422,7 @@ def test_the_mask_is_the_references_on_every_backend(device, shape, dropout, sta
     np.testing.assert_array_equal(made[0].numpy(), made[1].numpy())
 
 
-@pytest.mark.parametrize("device", available())
+@pytest.mark.parametrize("device", EVERY)
 @settings(max_examples=40)
 @given(shape=SHAPES, dropout=dropout_rates(), state=states(), dtype=DTYPES)
 def test_the_fused_layer_takes_the_mask_of_dropout_itself(device, shape, dropout, state, dtype):

@@ -12,8 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import strategies
-from calls import FAST, WRITES, Maker, Size, assert_like_reference, call
-from tinygrad_cr.kernels import BACKWARD, KERNELS, Kernels, available, backend
+from calls import EVERY, FAST, WRITES, Maker, Size, assert_like_reference, call
+from tinygrad_cr.kernels import BACKWARD, KERNELS, Kernels, backend
 
 ROWS = (0, 1, 2, 3, 7, 33, 100)
 WIDTHS = (1, 3, 10, 17, 50, 100, 257)
@@ -213,7 +213,7 @@ def test_nothing_flows_back_through_a_unit_that_was_not_above_zero(kernels: Kern
 
 
 @given(size=strategies.sizes(12), seed=strategies.numbers(), threshold=strategies.thresholds())
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", EVERY)
 def test_the_fused_kernel_is_affine_then_relu_then_dropout(
     name: str, size: tuple[int, int, int], seed: int, threshold: int
 ) -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calls import EVERY
 from tinygrad_cr import ops
 from tinygrad_cr.errors import DTypeError, OptionError, ShapeError, StateDictError
-from tinygrad_cr.kernels import available
 from tinygrad_cr.nn import (
     MLP,
     Affine,
@@ -287,7 +287,7 @@ def test_a_module_does_not_convert_to(target):
         mlp().to(target)
 
 
-@pytest.mark.parametrize("device", available())
+@pytest.mark.parametrize("device", EVERY)
 def test_a_module_on_another_backend_computes_the_same(device):
     x = np.ones((3, 5), "float32")
     moved = mlp().to(device)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strategies
-from calls import FAST, Maker, Size, call
-from tinygrad_cr.kernels import Kernels, available
+from calls import EVERY, FAST, Maker, Size, call
+from tinygrad_cr.kernels import Kernels
 from tinygrad_cr.random import SEED_LIMIT, STREAM_LIMIT, Generator
 
 KNOWN_ANSWERS = [
@@ -70,13 +70,13 @@ def test_a_state_gives_the_same_mask_on_every_backend(name: str, state: tuple[in
     np.testing.assert_array_equal(mask(name, n, 32768, state), mask("reference", n, 32768, state))
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("state", [(11, 22, 33), *LIMITS], ids=str)
 def test_element_i_takes_lane_i_mod_8_of_block_i_div_8(name: str, state: tuple[int, int, int]) -> None:
     np.testing.assert_array_equal(mask(name, 37, 40000, state), mask_by_hand(37, 40000, state))
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", EVERY)
 @given(shape=st.tuples(st.integers(1, 70), st.integers(1, 70)), state=strategies.states())
 def test_the_fused_kernel_takes_its_mask_over_the_flattened_result(
     name: str, shape: tuple[int, int], state: tuple[int, int, int]
@@ -87,7 +87,7 @@ def test_the_fused_kernel_takes_its_mask_over_the_flattened_result(
     np.testing.assert_array_equal(found, mask("reference", shape[0] * shape[1], 30000, state))
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", EVERY)
 @given(state=strategies.states(), threshold=strategies.thresholds())
 def test_a_mask_does_not_depend_on_how_many_elements_follow(
     name: str, state: tuple[int, int, int], threshold: int

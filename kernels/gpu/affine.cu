@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(256) add_bias(
     const whole member = MEMBER(index);
     b += member * b_stride;
     out += member * out_stride;
-    const bool packed = aligned<WIDTH>(out), packed_bias = aligned<WIDTH>(b);
+    const bool packed = inside(size) && aligned<WIDTH>(out), packed_bias = aligned<WIDTH>(b);
     Vector z[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(256) add_bias_relu_dropout(
     const whole member = MEMBER(index);
     b += member * b_stride;
     out += member * out_stride;
-    const bool packed = aligned<WIDTH>(out), packed_bias = aligned<WIDTH>(b);
+    const bool packed = inside(size) && aligned<WIDTH>(out), packed_bias = aligned<WIDTH>(b);
     Vector z[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
@@ -74,38 +74,61 @@ extern "C" __global__ void __launch_bounds__(256) add_bias_relu_dropout(
     }
 }
 
-// Sums of columns over some rows: sums [tiles of rows, o] gets those of the tile blockIdx.y. W columns a thread, and o is
-// a multiple of W. With y, what is summed is dz = dy * factor where y > 0, else 0, which is written too; else it is dy.
+// What goes through a tile of rows for W columns of a thread: at[0], at[step] ... R rows. With y, what is summed is
+// dz = dy * factor where y > 0, else 0, which is written too; else it is dy. All loads stand before what waits for them.
+template <int W, bool MASKED, int R>
+__device__ __forceinline__ void rows_of_tile(
+    const REAL *dy, const REAL *y, REAL *dz, whole step, bool packed, REAL factor, Pack<REAL, W> &total) {
+    Pack<REAL, W> d[R], active[R];
+#pragma unroll
+    for (int u = 0; u < R; u++) {
+        d[u] = load<W>(dy, u * step, 0, u * step + W, packed);
+        if (MASKED) {
+            active[u] = load<W>(y, u * step, 0, u * step + W, packed);
+        }
+    }
+#pragma unroll
+    for (int u = 0; u < R; u++) {
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            if (MASKED) {
+                d[u].v[k] = active[u].v[k] > 0 ? d[u].v[k] * factor : 0;
+            }
+            total.v[k] += d[u].v[k];
+        }
+        if (MASKED) {
+            store<W>(dz, u * step, 0, u * step + W, packed, d[u]);
+        }
+    }
+}
+
+// Sums of columns over the rows of the tile blockIdx.y: sums [tiles, o]. W columns a thread, and o is a multiple of W.
 template <int W, bool MASKED>
 __device__ __forceinline__ void tile(
     whole n, whole o, whole rows, const REAL *dy, const REAL *y, REAL *dz, REAL *sums, REAL factor) {
     __shared__ Pack<REAL, W> of_threads[THREADS];
-    const whole column = ((whole)blockIdx.x * blockDim.x + threadIdx.x) * W, first = blockIdx.y * rows;
-    const whole stop = first + rows < n ? first + rows : n;
-    const bool packed = aligned<W>(dy) && (!MASKED || (aligned<W>(y) && aligned<W>(dz)));
+    const whole column = ((whole)blockIdx.x * blockDim.x + threadIdx.x) * W, step = blockDim.y * o;
+    whole left = min(rows, n - blockIdx.y * rows) - threadIdx.y;  // Rows down to the end of the tile.
+    const whole first = (blockIdx.y * rows + threadIdx.y) * o + column;
+    dy += first;
+    y += first;
+    dz += first;
     Pack<REAL, W> total = {};
-    for (whole row = first + threadIdx.y; row < stop && column < o; row += ROWS_AT_ONCE * blockDim.y) {
-        Pack<REAL, W> d[ROWS_AT_ONCE], active[ROWS_AT_ONCE];
-#pragma unroll
-        for (int u = 0; u < ROWS_AT_ONCE; u++) {
-            const whole i = (row + u * blockDim.y) * o + column, end = stop * o;
-            d[u] = load<W>(dy, i, 0, end, packed);
-            if (MASKED) {
-                active[u] = load<W>(y, i, 0, end, packed);
-            }
+    if (column < o) {
+        // A row is whole packs, so that all of a thread's are aligned if the first is.
+        const bool packed = aligned<W>(dy) && (!MASKED || (aligned<W>(y) && aligned<W>(dz)));
+        const whole many = (whole)ROWS_AT_ONCE * blockDim.y;
+        for (; packed && left > many - blockDim.y; left -= many) {
+            rows_of_tile<W, MASKED, ROWS_AT_ONCE>(dy, y, dz, step, true, factor, total);
+            dy += ROWS_AT_ONCE * step;
+            y += ROWS_AT_ONCE * step;
+            dz += ROWS_AT_ONCE * step;
         }
-#pragma unroll
-        for (int u = 0; u < ROWS_AT_ONCE; u++) {
-#pragma unroll
-            for (int k = 0; k < W; k++) {
-                if (MASKED) {
-                    d[u].v[k] = active[u].v[k] > 0 ? d[u].v[k] * factor : 0;
-                }
-                total.v[k] += d[u].v[k];
-            }
-            if (MASKED) {
-                store<W>(dz, (row + u * blockDim.y) * o + column, 0, stop * o, packed, d[u]);
-            }
+        for (; left > 0; left -= blockDim.y) {
+            rows_of_tile<W, MASKED, 1>(dy, y, dz, step, packed, factor, total);
+            dy += step;
+            y += step;
+            dz += step;
         }
     }
     if (!sums) {

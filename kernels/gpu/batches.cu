@@ -18,7 +18,7 @@ __device__ __forceinline__ void rows_of(
     for (whole i = (whole)blockIdx.y * blockDim.y + threadIdx.y; i < n; i += (whole)gridDim.y * blockDim.y) {
         const whole row = rows[i] < 0 ? rows[i] + stored : rows[i];
         const bool known = row >= 0 && row < stored;
-        const Pack<T, W> values = load<W>(data, row * d + column, 0, known ? stored * d : 0, packed);
+        const Pack<T, W> values = load<W>(data, row * d + column, 0, known ? stored * d : 0, packed && known);
         Pack<REAL, W> standardised;
 #pragma unroll
         for (int k = 0; k < W; k++) {

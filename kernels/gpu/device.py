@@ -15,9 +15,11 @@ from .batch import Batch, Stack
 from .cublas import Cublas
 from .sources import OPTIONS, source
 
-__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "tf32", "to_numpy", "xp"]
+__all__ = ["Graph", "capture", "launch", "memory", "memory_asked", "product", "set_tf32", "tf32", "to_numpy", "xp"]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+NO_MEMORY = 2
+"""cudaErrorMemoryAllocation"""
 _cublas = Cublas()
 
 
@@ -94,6 +96,14 @@ def memory() -> tuple[int, int]:
     """Bytes of the GPU's memory that are free, what CuPy's pool holds unused included, and all there are."""
     free, total = xp.cuda.runtime.memGetInfo()
     return free + xp.get_default_memory_pool().free_bytes(), total
+
+
+def memory_asked(error: Exception) -> int | None:
+    """The bytes that there were not, by this error; 0 if it does not say how many, None if it is another error."""
+    if isinstance(error, xp.cuda.memory.OutOfMemoryError):
+        return int(getattr(error, "_size", 0))
+    failed = isinstance(error, xp.cuda.runtime.CUDARuntimeError) and error.status == NO_MEMORY
+    return 0 if failed else None
 
 
 class Graph:

@@ -9,7 +9,7 @@ extern "C" __global__ void __launch_bounds__(256) relu(
     const whole member = MEMBER(index);
     x += member * x_stride;
     out += member * out_stride;
-    const bool packed = aligned<WIDTH>(x) && aligned<WIDTH>(out);
+    const bool packed = inside(size) && aligned<WIDTH>(x) && aligned<WIDTH>(out);
     Vector value[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(256) relu_backward(
     dy += member * dy_stride;
     y += member * y_stride;
     dx += member * dx_stride;
-    const bool packed = aligned<WIDTH>(dy) && aligned<WIDTH>(y) && aligned<WIDTH>(dx);
+    const bool packed = inside(size) && aligned<WIDTH>(dy) && aligned<WIDTH>(y) && aligned<WIDTH>(dx);
     Vector value[VECTORS], active[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(256) dropout(
     const whole member = MEMBER(index);
     x += member * x_stride;
     out += member * out_stride;
-    const bool packed = aligned<WIDTH>(x) && aligned<WIDTH>(out);
+    const bool packed = inside(size) && aligned<WIDTH>(x) && aligned<WIDTH>(out);
     Vector value[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {
@@ -85,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(256) scale(
     x += member * x_stride;
     out += member * out_stride;
     const REAL times = factor[member * factor_stride];
-    const bool packed = aligned<WIDTH>(x) && aligned<WIDTH>(out);
+    const bool packed = inside(size) && aligned<WIDTH>(x) && aligned<WIDTH>(out);
     Vector value[VECTORS];
 #pragma unroll
     for (int j = 0; j < VECTORS; j++) {

@@ -15,3 +15,6 @@ __device__ __forceinline__ whole this_warp() {
 __device__ __forceinline__ whole place(int vector) {
     return this_warp() * (WARP * ELEMENTS) + (vector * WARP + threadIdx.x % WARP) * WIDTH;
 }
+
+// Whether all elements of this thread are among `size`.
+__device__ __forceinline__ bool inside(whole size) { return place(VECTORS - 1) + WIDTH <= size; }

@@ -1,4 +1,4 @@
-"""How the elements of arrays fall to blocks and threads. It depends on the shape alone, and so do the orders of sums."""
+"""How the elements of arrays fall to blocks and threads. The shape alone decides, also in what order sums are taken."""
 
 from __future__ import annotations
 

@@ -102,11 +102,12 @@ extern "C" __global__ void __launch_bounds__(256) squared_error(
     prediction += member * prediction_stride;
     target += member * target_stride;
     dprediction += member * dprediction_stride;
-    const bool packed = aligned<WIDTH>(prediction) && aligned<WIDTH>(target) && aligned<WIDTH>(dprediction);
+    const bool vectors = aligned<WIDTH>(prediction) && aligned<WIDTH>(target) && aligned<WIDTH>(dprediction);
     const REAL factor = (REAL)(2.0 / n);
     const whole threads = (whole)gridDim.x * blockDim.x;
     double total = 0;
     for (whole i = ((whole)blockIdx.x * blockDim.x + threadIdx.x) * WIDTH; i < n; i += threads * WIDTH) {
+        const bool packed = vectors && i + WIDTH <= n;
         Vector p = load<WIDTH>(prediction, i, 0, n, packed);
         const Vector t = load<WIDTH>(target, i, 0, n, packed);
 #pragma unroll

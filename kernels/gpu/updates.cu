@@ -16,6 +16,10 @@ struct Chunk {
     __device__ __forceinline__ whole place(int j) const {
         return start / WIDTH * WIDTH + (j * THREADS + (int)threadIdx.x) * WIDTH;
     }
+    // Whether all elements of this thread are the tensor's.
+    __device__ __forceinline__ bool inside() const {
+        return place(0) >= start && place(CHUNK_VECTORS - 1) + WIDTH <= stop;
+    }
     __device__ __forceinline__ bool holds(whole i) const { return i >= start && i < stop; }
 };
 
@@ -48,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(256) sgd(
     const REAL mu = (REAL)real_number(numbers, columns, member, 1, momentum);
     const bool ahead = whole_number(numbers, columns, member, 2, nesterov) != 0;
     const REAL penalty = (REAL)l2[member * l2_stride + chunk.tensor];
-    const bool packed = aligned<WIDTH>(param) && aligned<WIDTH>(grad) && aligned<WIDTH>(velocity);
+    const bool packed = chunk.inside() && aligned<WIDTH>(param) && aligned<WIDTH>(grad) && aligned<WIDTH>(velocity);
     Vector p[CHUNK_VECTORS], g[CHUNK_VECTORS], v[CHUNK_VECTORS];
 #pragma unroll
     for (int j = 0; j < CHUNK_VECTORS; j++) {
@@ -105,8 +109,8 @@ extern "C" __global__ void __launch_bounds__(256) adam(
     const REAL epsilon = (REAL)real_number(numbers, columns, member, 3, eps);
     const REAL penalty = (REAL)l2[member * l2_stride + chunk.tensor];
     const REAL shrink = (REAL)decay[member * decay_stride + chunk.tensor];
-    const bool packed =
-        aligned<WIDTH>(param) && aligned<WIDTH>(grad) && aligned<WIDTH>(mean) && aligned<WIDTH>(square);
+    const bool packed = chunk.inside() && aligned<WIDTH>(param) && aligned<WIDTH>(grad) &&
+                        aligned<WIDTH>(mean) && aligned<WIDTH>(square);
     Vector p[CHUNK_VECTORS], g[CHUNK_VECTORS], m[CHUNK_VECTORS], s[CHUNK_VECTORS];
 #pragma unroll
     for (int j = 0; j < CHUNK_VECTORS; j++) {

@@ -76,20 +76,20 @@ def _update(
     table = _chunks(_place(), np.ascontiguousarray(spans, np.int64).tobytes())
     factors = [_penalty(values) for values in penalties]
     batch.kept.extend((table, *factors))
-    parts = None if norms is None else scratch(batch, (table.count, 2), np.float64)
-    if table.count:
+    parts = None if norms is None else scratch(batch, (table.blocks, 2), np.float64)
+    if table.blocks:
         given = [value for stack in (*buffers, *factors) for value in stack]
         arguments = (batch.index, table.chunks, *given, *part(parts), *numbers)
-        launch("updates", kernel, dtype, (table.count, 1, len(batch.members)), THREADS, arguments)
+        launch("updates", kernel, dtype, (table.blocks, 1, len(batch.members)), THREADS, arguments)
     if norms is not None and parts is not None:
         grid = (tensors, 1, len(batch.members))
         launch("updates", "norm_sums", dtype, grid, THREADS, (batch.index, table.firsts, *parts, *norms))
 
 
 class _Table(NamedTuple):
-    """Chunks of spans on the GPU: (start, stop, tensor) [count, 3], and for each tensor, and the end, its first chunk."""
+    """Chunks of spans on the GPU: (start, stop, tensor) [blocks, 3], and where those of each tensor begin [k + 1]."""
 
-    count: int
+    blocks: int
     chunks: Array
     firsts: Array
 

@@ -15,10 +15,11 @@ __device__ __forceinline__ bool aligned(const T *p) {
     return (unsigned long long)p % (sizeof(T) * W) == 0;
 }
 
-// p[i .. i + W), and 0 for what lies outside [begin, end).
+// p[i .. i + W), and 0 for what lies outside [begin, end). packed: it is aligned, and all inside. A kernel asks that once
+// for all that a thread has, so that no branch stands between its loads.
 template <int W, typename T>
 __device__ __forceinline__ Pack<T, W> load(const T *p, whole i, whole begin, whole end, bool packed) {
-    if (packed && i >= begin && i + W <= end) {
+    if (packed) {
         return *(const Pack<T, W> *)(p + i);
     }
     Pack<T, W> pack;
@@ -31,7 +32,7 @@ __device__ __forceinline__ Pack<T, W> load(const T *p, whole i, whole begin, who
 
 template <int W, typename T>
 __device__ __forceinline__ void store(T *p, whole i, whole begin, whole end, bool packed, const Pack<T, W> &pack) {
-    if (packed && i >= begin && i + W <= end) {
+    if (packed) {
         *(Pack<T, W> *)(p + i) = pack;
         return;
     }

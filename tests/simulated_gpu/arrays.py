@@ -609,8 +609,8 @@ def _creation(name: str, text: str) -> Callable[..., Any]:
         raw = {key: value._host if isinstance(value, ndarray) else value for key, value in given.items()}
         if name.endswith("_like") and not isinstance(next(iter(given.values())), ndarray):
             raise TypeError(f"{name} wants an array of the GPU")
-        by_place = {"full": 2, "full_like": 2, "arange": 3, "linspace": 3}.get(name, 1)
-        first = [raw.pop(key) for key in list(given)[:by_place]]
+        by_place = [next(iter(signature.parameters)), "fill_value", "stop", "step", "num"]
+        first = [raw.pop(key) for key in list(given) if key in by_place]
         if any(isinstance(value, np.ndarray) for value in first[1:]):
             raise TypeError("a value that lies in memory; give a number")
         if name in ("empty", "empty_like"):

@@ -20,7 +20,7 @@ from tinygrad_cr.kernels.gpu.sources import source
 
 HEADER = Path(__file__).with_name("cuda_on_host.h")
 # No contraction, as in kernels/gpu/sources.py; a fortified longjmp takes a change of stacks for an attack.
-COMPILER = ["g++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w"]
+COMPILER = ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-w"]
 TYPES = {
     "whole": np.int64,
     "long long": np.int64,
