@@ -24,8 +24,8 @@ def is_array(value: Any) -> bool:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether this is an array in a GPU's memory."""
-    return hasattr(type(value), "__cuda_array_interface__")
+    """Whether this is an array in a GPU's memory; no tensor is."""
+    return hasattr(type(value), "__cuda_array_interface__") and type(value) is not Tensor
 
 
 def library(array: Array) -> Any:

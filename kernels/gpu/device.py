@@ -15,7 +15,7 @@ from .batch import Batch, Stack
 from .cublas import Cublas
 from .sources import OPTIONS, source
 
-__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "tf32", "to_numpy", "xp"]
+__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "shifted", "tf32", "to_numpy", "xp"]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _cublas = Cublas()
@@ -88,6 +88,11 @@ def tf32() -> bool:
 def to_numpy(array: Array) -> Any:
     """A copy in the host's memory; waits for the GPU."""
     return array.get()
+
+
+def shifted(array: Array, elements: int) -> Array:
+    """The contiguous array of that shape and dtype that lies so many elements later in the same allocation."""
+    return xp.ndarray(array.shape, array.dtype, array.data + elements * array.itemsize) if elements else array
 
 
 def memory() -> tuple[int, int]:
