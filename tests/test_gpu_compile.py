@@ -41,6 +41,10 @@ def on_gpu(array: Any) -> Any:
     return backend("gpu").xp.asarray(array)
 
 
+def tensor(array: Any) -> Tensor:
+    return Tensor(on_gpu(array), device="gpu")
+
+
 class Training:
     """A step with minibatches gathered on the GPU: of one network, or of each member its own."""
 
@@ -196,7 +200,7 @@ def test_arguments_of_the_host_are_copied_up_for_each_step(gpu: State) -> None:
     model = nn.MLP(SIZES, generator=0).to("gpu")
 
     def loss(x: Any, y: Any) -> Tensor:
-        return ops.cross_entropy(model(Tensor(x, device="gpu")), y)
+        return ops.cross_entropy(model(tensor(x)), y)
 
     compiled = tinygrad_cr.compile(loss)
     x, y = DATA[:40].reshape(5, 8, -1), LABELS[:40].reshape(5, 8)
@@ -211,7 +215,7 @@ def test_what_changes_after_the_capture_is_seen() -> None:
     double = tinygrad_cr.compile(lambda x: x * 2.0)
     for x in (DATA, DATA[:5], DATA[:5].astype("f8"), DATA + 1):
         for _ in range(2):
-            assert bits(double(Tensor(x, device="gpu"))) == bits(2 * x)
+            assert bits(double(tensor(x))) == bits(2 * x)
     assert len(double.programs) == 3
     assert bits(double(Tensor(DATA))) == bits(2 * DATA)
 
@@ -219,34 +223,29 @@ def test_what_changes_after_the_capture_is_seen() -> None:
 def test_arguments_in_place_are_read_where_they_are() -> None:
     x = on_gpu(DATA)
     double = tinygrad_cr.compile(lambda x: x * 2.0, in_place=True)
-    double(Tensor(x, device="gpu"))
+    double(tensor(x))
     x[...] = 3.0
-    assert bits(double(Tensor(x, device="gpu"))) == bits(np.full_like(DATA, 6.0))
+    assert bits(double(tensor(x))) == bits(np.full_like(DATA, 6.0))
 
 
 def test_a_result_in_another_layout_comes_out_right() -> None:
     flip = tinygrad_cr.compile(lambda x: (x * 2.0).T)
     for shift in range(3):
-        assert bits(flip(Tensor(DATA + shift, device="gpu"))) == bits(np.ascontiguousarray((2 * (DATA + shift)).T))
+        assert bits(flip(tensor(DATA + shift))) == bits(np.ascontiguousarray((2 * (DATA + shift)).T))
 
 
-def test_what_a_graph_cannot_hold_is_repeated_call_by_call(gpu: State) -> None:
-    xp = backend("gpu").xp
-
-    def fn(x: Tensor) -> Tensor:
-        return tinygrad_cr.tensor.record(xp.matmul(x.data, x.data.T), (x,), lambda g: (g,))
-
+def test_what_a_graph_cannot_hold_is_repeated_call_by_call() -> None:
     def step(x: Tensor) -> Tensor:
         return tinygrad_cr.tensor.record(x.backend.xp.matmul(x.data, x.data.T), (x,), lambda g: (g,))
 
     compiled = tinygrad_cr.compile(step)
-    x = Tensor(DATA, device="gpu")
+    x = tensor(DATA)
     compiled(x)
     with pytest.warns(RuntimeWarning, match=r"call by call.*matmul"):
         second = compiled(x)
-    third = compiled(Tensor(DATA + 1, device="gpu"))
-    assert bits(second) == bits(fn(x))
-    assert bits(third) == bits(fn(Tensor(DATA + 1, device="gpu")))
+    third = compiled(tensor(DATA + 1))
+    assert bits(second) == bits(step(x))
+    assert bits(third) == bits(step(tensor(DATA + 1)))
 
 
 def test_a_step_that_is_not_captured_is_made_once() -> None:
@@ -258,7 +257,7 @@ def test_a_step_that_is_not_captured_is_made_once() -> None:
         return tinygrad_cr.tensor.record(xp.matmul(total[None], total[:, None]), (x,), lambda g: (g,))
 
     compiled = tinygrad_cr.compile(step)
-    one = Tensor(np.ones(3, "f"), device="gpu")
+    one = tensor(np.ones(3, "f"))
     compiled(one)
     with pytest.warns(RuntimeWarning):
         compiled(one)
@@ -268,7 +267,7 @@ def test_a_step_that_is_not_captured_is_made_once() -> None:
 
 def test_an_argument_of_the_host_that_no_call_reads_is_refused() -> None:
     def step(x: Any) -> Tensor:
-        return Tensor(on_gpu(x.astype("f")), device="gpu") * 2.0
+        return tensor(x.astype("f")) * 2.0
 
     with pytest.raises(CaptureError, match="argument 0.*on the host"):
         tinygrad_cr.compile(step)(np.arange(3))
@@ -276,7 +275,7 @@ def test_an_argument_of_the_host_that_no_call_reads_is_refused() -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) != "getitem-mask"], ids=str)
 def test_a_replay_of_an_operation_and_its_gradient_equals_the_eager_bits(case: Case) -> None:
-    leaves = [Tensor(a, device="gpu", requires_grad=True) for a in case.inputs(0, "float32")]
+    leaves = [Tensor(on_gpu(a), device="gpu", requires_grad=True) for a in case.inputs(0, "float32")]
 
     def step() -> Tensor:
         for leaf in leaves:
