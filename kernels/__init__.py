@@ -15,6 +15,7 @@ from .interface import BACKWARD, KERNELS, Array, BackendError, Kernels
 
 __all__ = [
     "BACKWARD",
+    "DEVICES",
     "KERNELS",
     "Array",
     "BackendError",
@@ -25,7 +26,10 @@ __all__ = [
     "compilation",
     "fuse",
     "num_threads",
+    "out_of_memory",
     "set_num_threads",
+    "set_tf32",
+    "tf32",
 ]
 
 _FAMILIES = {
@@ -63,6 +67,9 @@ _FAMILIES = {
 }
 """For each backend, the module that holds its own version of a kernel."""
 
+DEVICES = tuple(_FAMILIES)
+"""The names of all backends, also of those that this machine cannot run."""
+
 
 class Compilation(NamedTuple):
     """What this process did to have its kernels compiled: a kernel counts once for each signature it was called with.
@@ -85,16 +92,13 @@ class _Backend:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.xp = importlib.import_module(".gpu.device", __name__).xp if name == "gpu" else numpy
-
-    @property
-    def host(self) -> bool:
-        """Whether its arrays are NumPy's: reading a number from one waits for nothing."""
-        return self.name != "gpu"
+        # Whether its arrays are NumPy's: reading a number from one waits for nothing.
+        self.host = name != "gpu"
+        self.xp = numpy if self.host else _gpu_device().xp
 
     def to_numpy(self, array: Array) -> Any:
         """One of its arrays as NumPy's: the same memory if it is one already, else a copy, which waits for the GPU."""
-        return array if self.host else importlib.import_module(".gpu.device", __name__).to_numpy(array)
+        return array if self.host else _gpu_device().to_numpy(array)
 
     def __getattr__(self, kernel: str) -> Any:
         if kernel not in KERNELS:
@@ -188,6 +192,27 @@ def set_num_threads(threads: int) -> None:
     module.pool.resize(module.checked(threads, "the number of threads"))
 
 
+def out_of_memory(error: Exception) -> tuple[int | None, int, int] | None:
+    """What an error of the GPU's memory is about: bytes asked for (None if unknown), free, and in all; None if another.
+
+    >>> out_of_memory(MemoryError())
+    """
+    if "gpu" not in _backends:
+        return None
+    asked = _gpu_device().memory_asked(error)
+    return None if asked is None else (asked or None, *_gpu_device().memory())
+
+
+def set_tf32(allowed: bool) -> None:
+    """Let products of float32 on the GPU be computed in TF32; only where there is a backend "gpu"."""
+    _gpu_device().set_tf32(allowed)
+
+
+def tf32() -> bool:
+    """Whether that is allowed."""
+    return cast("bool", _gpu_device().tf32())
+
+
 def available() -> tuple[str, ...]:
     """The names of the backends that this machine can run, the fastest first.
 
@@ -195,6 +220,10 @@ def available() -> tuple[str, ...]:
     True
     """
     return ("cpu", "reference") if _gpu_problem() else ("gpu", "cpu", "reference")
+
+
+def _gpu_device() -> Any:
+    return importlib.import_module(".gpu.device", __name__)
 
 
 def _gpu_problem() -> str | None:

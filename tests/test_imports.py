@@ -17,7 +17,7 @@ import tinygrad_cr.kernels
 
 LAYERS: list[set[str]] = [
     {"kernels", "errors"},
-    {"options"},
+    {"options", "device"},
     {"tape", "threads"},
     {"random"},
     {"tensor"},

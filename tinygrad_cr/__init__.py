@@ -26,6 +26,7 @@ from tinygrad_cr import (  # noqa: E402 - they need the kernels above
     train,
 )
 from tinygrad_cr.compile import compile  # noqa: E402
+from tinygrad_cr.device import set_tf32, tf32  # noqa: E402
 from tinygrad_cr.gradcheck import gradcheck  # noqa: E402
 from tinygrad_cr.random import Generator  # noqa: E402
 from tinygrad_cr.tape import no_grad  # noqa: E402
@@ -53,5 +54,7 @@ __all__ = [
     "plots",
     "schedules",
     "set_num_threads",
+    "set_tf32",
+    "tf32",
     "train",
 ]

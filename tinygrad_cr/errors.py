@@ -27,6 +27,10 @@ class DeviceError(TinygradError, RuntimeError):
     """A backend this machine does not have, or tensors that live on different ones."""
 
 
+class DeviceMemoryError(TinygradError, MemoryError):
+    """The memory of a GPU does not suffice; the message says how much was asked for, and how much is free."""
+
+
 class IndexingError(TinygradError, IndexError):
     """An index outside its axis, or of a kind that does not index."""
 

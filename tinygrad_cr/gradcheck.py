@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr.device import host_copy, moved, to_numpy
 from tinygrad_cr.errors import DTypeError, GradientError, OptionError
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tape import no_grad
-from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.tensor import CPU, Tensor
 
 Vector = np.ndarray[Any, Any]
 
@@ -126,7 +127,7 @@ def gradcheck(
     with np.errstate(all="ignore"):
         check = _Check(fn, inputs, wrt or {}, rtol, atol, seed, name)
     report = GradcheckReport(check.name)
-    originals = {key: t.data.copy() for key, t in check.leaves.items()}
+    originals = {key: _values(t) for key, t in check.leaves.items()}
     try:
         for last in (*[False] * (ROUNDS - 1), True):
             # On a kink, inf and nan are what the rule is documented to give; they are compared, not warned about.
@@ -137,7 +138,7 @@ def gradcheck(
                 report.moved += [spot for spot in check.move(kinks) if spot not in report.moved]
     finally:
         for key, original in originals.items():
-            check.leaves[key].data[...] = original
+            _put(check.leaves[key], original)
             check.leaves[key].grad = check.grads_before[key]
     if raises and not report.ok:
         raise GradientError(str(report))
@@ -166,7 +167,7 @@ class _Check:
         for i, value in enumerate(inputs):
             given = value if isinstance(value, Tensor) else Tensor(value)
             if given.dtype.kind == "f":
-                source = value if hasattr(value, "dtype") else np.asarray(value, np.float64)
+                source = to_numpy(value) if hasattr(value, "dtype") else np.asarray(value, np.float64)
                 given = Tensor(np.array(source, np.float64, order="C"), requires_grad=True, device=given.device)
                 self.leaves[_argument_name(fn, i)] = given
             self.arguments.append(given)
@@ -184,15 +185,15 @@ class _Check:
             raise DTypeError(f"{self.name} returned {result.dtype} for float64 inputs")
         self.weights = self.generator.normal(result.shape)
         again = self.outputs()
-        if not np.array_equal(result.data, again, equal_nan=True):
+        if not np.array_equal(_values(result), again, equal_nan=True):
             raise OptionError(
-                f"{self.name} gave {np.asarray(result.data).sum()} and then {again.sum()} for the same inputs; "
+                f"{self.name} gave {_values(result).sum()} and then {again.sum()} for the same inputs; "
                 "make its Generator inside the function, with a fixed seed"
             )
 
     def outputs(self) -> Vector:
         with no_grad():
-            return np.array(self.fn(*self.arguments).data)
+            return _values(self.fn(*self.arguments))
 
     def gradients(self) -> dict[str, Vector]:
         for leaf in self.leaves.values():
@@ -200,7 +201,8 @@ class _Check:
         result = self.fn(*self.arguments)
         if result.requires_grad:
             result.backward(self.weights)
-        return {key: np.zeros(t.shape) if t.grad is None else np.array(t.grad) for key, t in self.leaves.items()}
+        leaves = self.leaves.items()
+        return {key: np.zeros(t.shape) if t.grad is None else host_copy(t.grad, t.backend) for key, t in leaves}
 
     def run(
         self, report: GradcheckReport, max_elements: int, directions: int, ignore_kinks: bool
@@ -255,7 +257,7 @@ class _Check:
         and do not count for the absolute error that is forgiven.
         """
         analytic = float((gradient * direction).sum())
-        size = STEP * max(1.0, float(np.abs(leaf.data[index]))) if index is not None else STEP
+        size = STEP * max(1.0, abs(float(leaf.data[index]))) if index is not None else STEP
         best: Comparison | None = None
         jumps: list[bool] = []
         for step in (size, size / SHRINK, size / SHRINK**2):
@@ -278,12 +280,12 @@ class _Check:
         return float((self.weights * (above - below))[above != below].sum() / step)
 
     def _at(self, leaf: Tensor, direction: Vector, step: float) -> Vector:
-        saved = leaf.data.copy()
-        leaf.data[...] = saved + step * direction
+        saved = _values(leaf)
+        _put(leaf, saved + step * direction)
         try:
             return self.outputs()
         finally:
-            leaf.data[...] = saved
+            _put(leaf, saved)
 
     def _locate(self, key: str, leaf: Tensor, gradient: Vector, direction: Vector, base: Vector) -> Comparison:
         """Halve the set of elements that move together until the one that disagrees stands alone."""
@@ -302,17 +304,28 @@ class _Check:
     def move(self, kinks: list[tuple[str, tuple[int, ...] | None]]) -> list[str]:
         """Push the named elements (all, where the index is None) off their kinks; the places moved, as text."""
         for sign in (1.0, -1.0):
-            before = {key: leaf.data.copy() for key, leaf in self.leaves.items()}
+            before = {key: _values(leaf) for key, leaf in self.leaves.items()}
             for key, index in kinks:
-                data = self.leaves[key].data
+                data = _values(self.leaves[key])
                 spot: Any = ... if index is None else index
                 push = sign * (0.03 + 0.07 * self.generator.uniform(np.shape(data[spot])))
                 data[spot] += push
+                _put(self.leaves[key], data)
             if np.isfinite(self.outputs()).all():
                 break
             for key, data in before.items():
-                self.leaves[key].data[...] = data
+                _put(self.leaves[key], data)
         return [f"{key}{list(index) if index is not None else ' (all elements)'}" for key, index in kinks]
+
+
+def _values(t: Tensor) -> Vector:
+    """A copy of the elements on the host."""
+    return host_copy(t.data, t.backend)  # type: ignore[no-any-return]
+
+
+def _put(t: Tensor, values: Vector) -> None:
+    """Write the elements, wherever they are."""
+    t.data[...] = moved(values, CPU, t.backend)
 
 
 def _argument_name(fn: Callable[..., Any], position: int) -> str:

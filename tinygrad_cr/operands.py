@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import tape
+from tinygrad_cr.device import lies_on_gpu, to_numpy
 from tinygrad_cr.errors import DataError, DeviceError, DTypeError, OptionError, ShapeError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.random import Generator, keep_probability, keep_threshold
 from tinygrad_cr.tape import ask, mode, watch
-from tinygrad_cr.tensor import FLOATS, Axes, Tensor, record, wrap
+from tinygrad_cr.tensor import CPU, FLOATS, Axes, Tensor, record, wrap
 
 DROPOUT_MODES = ("inverted", "vanilla")
 INT64 = np.dtype(np.int64)
@@ -69,12 +70,13 @@ def pair(op: str, a: Any, b: Any, floats: bool = False) -> tuple[Tensor, Tensor,
 
 
 def _partner(op: str, value: Any, other: Any) -> Tensor:
-    """A value as a tensor beside `other`: numbers and lists of them take its dtype, everything takes its device."""
+    """A value as a tensor beside `other`: numbers and lists of them take its dtype, what has no device takes its."""
     if not isinstance(other, Tensor):
         return Tensor(value)
     if not isinstance(value, bool | int | float | np.number):
         weak = not hasattr(value, "dtype") and other.dtype in FLOATS
-        return Tensor(value, dtype=other.dtype if weak else None, device=other.device)
+        device = None if lies_on_gpu(value) else other.device
+        return Tensor(value, dtype=other.dtype if weak else None, device=device)
     if isinstance(value, float | np.floating) and other.dtype not in FLOATS:
         raise DTypeError(f"{op} of the number {value} and {other.dtype}: convert with .astype('float32') first")
     try:
@@ -85,7 +87,8 @@ def _partner(op: str, value: Any, other: Any) -> Tensor:
 
 def several(op: str, tensors: Sequence[Any]) -> tuple[tuple[Tensor, ...], Any]:
     """At least one tensor, all of one device and dtype, and their array library."""
-    parts = tuple(t if isinstance(t, Tensor) else Tensor(t) for t in tensors)
+    first = next((t for t in tensors if isinstance(t, Tensor)), None)
+    parts = tuple(t if isinstance(t, Tensor) else _partner(op, t, first) for t in tensors)
     if not parts:
         raise ShapeError(f"{op} wants at least one tensor")
     for t in parts[1:]:
@@ -171,15 +174,84 @@ def claim_draw(generator: Any) -> tuple[int, int, int]:
     return generator.seed, ask(generator.next_draw), generator.stream
 
 
-def label_array(labels: Any, xp: Any) -> Array:
-    """Labels as contiguous int64, which kernels take."""
-    y = labels.data if isinstance(labels, Tensor) else xp.asarray(labels)
+def beside(op: str, what: str, value: Any, other: Tensor) -> Array:
+    """What an operation is given besides tensors, as an array that may be computed with: on the device of `other`.
+
+    What has a device, a tensor or an array of the GPU, must be there; NumPy's arrays and lists are copied to it.
+    """
+    if isinstance(value, Tensor):
+        if value.backend is not other.backend:
+            raise DeviceError(
+                f"{op} of a tensor on {other.device!r} with {what} on {value.device!r}: "
+                f"move one with .to({other.device!r})"
+            )
+        return value.data
+    refuse_gpu(op, what, value, other)
+    return other.backend.xp.asarray(value)
+
+
+def refuse_gpu(op: str, what: str, value: Any, other: Tensor) -> None:
+    """Raise for an array of the GPU beside a tensor that is not there."""
+    if other.backend.host and type(value) is not np.ndarray and lies_on_gpu(value):
+        raise DeviceError(
+            f"{op} of a tensor on {other.device!r} with {what} on 'gpu': move one with .to, an array with "
+            f"Tensor(array, device={other.device!r})"
+        )
+
+
+def on_host(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An index as the host knows it: of integers on the GPU the shape alone, of masks there a copy."""
+
+    def known(part: Any) -> Any:
+        if not lies_on_gpu(part):
+            return part
+        return to_numpy(part) if part.dtype == bool else np.broadcast_to(0, part.shape)
+
+    return tuple(known(part) for part in parts)
+
+
+def on_gpu(parts: tuple[Any, ...], known: tuple[Any, ...], xp: Any) -> tuple[Any, ...]:
+    """An index as kernels on the GPU take it; a mask as the numbers of what it picks, so that they wait for nothing."""
+    there: list[Any] = []
+    for part, own in zip(parts, known, strict=True):
+        if part is None or part is ... or type(part) in (int, slice) or isinstance(part, np.integer):
+            there.append(part)
+        elif np.asarray(own).dtype == bool and np.ndim(own):
+            there += [xp.asarray(numbers) for numbers in np.nonzero(own)]
+        elif isinstance(part, list | tuple) and not np.size(part):
+            there.append(xp.zeros(np.shape(part), np.int64))
+        else:
+            there.append(part if lies_on_gpu(part) else xp.asarray(part))
+    return tuple(there)
+
+
+def label_array(labels: Any, logits: Tensor) -> Array:
+    """Labels as contiguous int64, which kernels take.
+
+    Those that NumPy or a list holds stay on the host: they go on through `settled_labels`.
+    """
+    k = logits.backend
+    if isinstance(labels, Tensor) or k.host or lies_on_gpu(labels):
+        xp, y = k.xp, beside("cross_entropy", "labels", labels, logits)
+    else:
+        xp, y = np, np.asarray(labels)
     if y.dtype == INT64 and y.flags.c_contiguous:
         return y
     if y.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")
     # ascontiguousarray would make a vector of a single 0-d label.
     return xp.ascontiguousarray(y, dtype=np.int64) if y.ndim else y
+
+
+def settled_labels(labels: Array, classes: int, logits: Tensor) -> Array:
+    """Labels of logits on the GPU: those that come from the host are checked there, and copied up.
+
+    Those on the GPU are not looked at, which would wait for it: one out of range makes the loss NaN.
+    """
+    if isinstance(labels, np.ndarray):
+        check_labels(labels.reshape(-1), classes)
+        return logits.backend.xp.asarray(labels)
+    return labels
 
 
 def check_labels(labels: Array, classes: int) -> None:
@@ -192,15 +264,24 @@ def check_labels(labels: Array, classes: int) -> None:
         )
 
 
-def sample_weights(weights: Any, logits: Tensor, xp: Any) -> Array:
-    """One weight a row, >= 0 and not all 0, in the dtype of the logits."""
-    w = Tensor(weights, dtype=logits.dtype, device=logits.device).data
-    w = xp.ascontiguousarray(w) if w.ndim else w
+def sample_weights(weights: Any, logits: Tensor) -> Array:
+    """One weight a row, >= 0 and not all 0, in the dtype of the logits.
+
+    Those that lie on the GPU are not looked at, which would wait for it.
+    """
+    k = logits.backend
+    looked_at = k.host or not (isinstance(weights, Tensor) or lies_on_gpu(weights))
+    if isinstance(weights, Tensor):
+        weights = beside("cross_entropy", "weights", weights, logits)
+    else:
+        refuse_gpu("cross_entropy", "weights", weights, logits)
+    w = Tensor(weights, dtype=logits.dtype, device=CPU.name if looked_at and not k.host else logits.device).data
+    w = (np if looked_at and not k.host else k.xp).ascontiguousarray(w) if w.ndim else w
     if w.shape != logits.shape[:1]:
         raise ShapeError(f"one weight a row: logits {logits.shape}, weights {w.shape}")
-    if not ((w >= 0) & (w < np.inf)).all() or not w.any():
+    if looked_at and (not ((w >= 0) & (w < np.inf)).all() or not w.any()):
         raise DataError("sample weights must be finite, >= 0 and not all zero")
-    return w
+    return w if k.host else k.xp.asarray(w)
 
 
 def _contiguous(x: Tensor) -> Tensor:

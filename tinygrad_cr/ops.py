@@ -2,8 +2,9 @@
 
 Each function checks its shapes, computes forward, and hands `record` the rule for the way back: from g, the gradient of
 the result, to the gradient of each operand. Operands are tensors, arrays or numbers; a number takes the dtype of its
-partner, and integers become floats where they meet floats, but float32 and float64, or two devices, are never mixed
-silently. Binary operations broadcast as NumPy does; `_sum_to` undoes that in one place.
+partner, NumPy's arrays and lists its device, and integers become floats where they meet floats, but float32 and
+float64, or what lies on two devices, are never mixed silently. Binary operations broadcast as NumPy does; `_sum_to`
+undoes that in one place.
 
 The rules compute through `xp`, the array library of the tensor's backend, and through its kernels, never through
 operators on arrays: whatever they do can be recorded and replayed.
@@ -21,22 +22,25 @@ import numpy as np
 from tinygrad_cr import population, tape
 from tinygrad_cr import tensor as _tensor
 from tinygrad_cr.errors import DTypeError, IndexingError, OptionError, ShapeError
-from tinygrad_cr.kernels import Array
+from tinygrad_cr.kernels import Array, Kernels
 from tinygrad_cr.operands import (
     KEEP_ALL,
     affine_operands,
+    beside,
     broadcast,
     check_labels,
     claim_draw,
-    device_error,
     dropout_plan,
     flat,
     float_error,
     label_array,
     normalised_axes,
+    on_gpu,
+    on_host,
     one,
     pair,
     sample_weights,
+    settled_labels,
     several,
 )
 from tinygrad_cr.options import PerMember
@@ -395,11 +399,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
     Tensor([1., 0.], dtype=float32)
     """
     a, b, xp = pair("where", a, b)
-    if isinstance(condition, Tensor):
-        if condition.backend is not a.backend:
-            raise device_error("where", condition, a)
-        condition = condition.data
-    chosen = xp.asarray(condition)
+    chosen = beside("where", "a condition", condition, a)
     if chosen.dtype != bool:
         raise DTypeError(f"where wants a condition of bool, got {chosen.dtype}; compare first, e.g. x != 0")
     try:
@@ -582,28 +582,34 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 def getitem(x: Any, index: Any) -> Tensor:
     """x[index]: slices, integers, None, ..., integer and boolean arrays, as NumPy indexes.
 
-    An element picked several times gets the sum of the gradients.
+    An element picked several times gets the sum of the gradients. Arrays of integers that lie on the GPU are not looked
+    at: what is out of range there counts on from the other end of the axis. A mask that lies there is copied to the
+    host, which waits, as the shape of the result depends on it.
 
     Raises:
         IndexingError: an index out of range, or one NumPy does not take.
+        DeviceError: an index on another device than x.
 
     >>> getitem(Tensor([1.0, 2.0, 3.0]), slice(1, None))
     Tensor([2., 3.], dtype=float32)
     """
     x, xp = one("getitem", x)
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(p.data if isinstance(p, Tensor) else p for p in parts)
+    parts = tuple(beside("getitem", "an index", p, x) if isinstance(p, Tensor) else p for p in parts)
     basic = all(p is None or p is ... or type(p) in (int, slice) or isinstance(p, np.integer) for p in parts)
     if basic and ... not in parts:
         parts = (*parts, ...)  # makes a single element a view, too
     k, shape = x.backend, x.shape
     try:
-        y = x.data[parts] if basic else xp.empty(np.broadcast_to(False, shape)[parts].shape, x.dtype)
+        known = parts if basic or k.host else on_host(parts)
+        y = x.data[parts] if basic else xp.empty(np.broadcast_to(False, shape)[known].shape, x.dtype)
     except (IndexError, TypeError) as error:
         raise IndexingError(f"cannot index shape {shape}: {error}") from None
     if not basic:
-        if any(np.asarray(part).dtype.kind == "b" for part in parts):
+        if any(np.asarray(part).dtype.kind == "b" for part in known):
             refuse("indexing by a mask, whose result has another shape for another mask,")
+        if not k.host:
+            parts = on_gpu(parts, known, xp)
         k.pick(x.data, parts, y)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -685,6 +691,9 @@ def cross_entropy(logits: Any, labels: Any, weights: Any = None) -> Tensor:
         labels: [n] integers in [0, c); for a population also [members, n].
         weights: [n] float >= 0, not all zero; 1 each if left out. They get no gradient. For a population as labels.
 
+    Beside logits on the GPU, labels and weights of NumPy are checked on the host and copied up. Those that lie on the
+    GPU already are not looked at, as that would wait for it: labels out of range then make the loss NaN.
+
     Raises:
         ShapeError: shapes that do not fit, or no row.
         DTypeError: labels that are not integers.
@@ -696,22 +705,26 @@ def cross_entropy(logits: Any, labels: Any, weights: Any = None) -> Tensor:
     logits, xp = one("cross_entropy", logits, True)
     if logits.data.ndim == 3:
         return population.cross_entropy(logits, labels, weights)
-    y = label_array(labels, xp)
+    y = label_array(labels, logits)
     z = xp.ascontiguousarray(logits.data)
     shape, dtype = z.shape, z.dtype
     if len(shape) != 2 or y.shape != shape[:1] or not z.size:
         raise ShapeError(
             f"cross_entropy wants logits [n, c] and labels [n] with n, c > 0, got {logits.shape} and {y.shape}"
         )
-    w = None if weights is None else sample_weights(weights, logits, xp)
+    w = None if weights is None else sample_weights(weights, logits)
+    k = logits.backend
+    if not k.host:
+        y = settled_labels(y, shape[1], logits)
     dlogits = xp.empty(shape, dtype)
     loss = xp.empty((), dtype)
-    logits.backend.softmax_cross_entropy(z, y, w, loss.reshape(1), dlogits)
-    # The kernel makes the loss NaN for a label out of range: looking closer only then costs a good step nothing.
-    value = loss.item()
-    if value != value:
-        check_labels(y, shape[1])
-    return record(loss, (logits,), lambda g: (_times(g, dlogits, xp),))
+    k.softmax_cross_entropy(z, y, w, loss.reshape(1), dlogits)
+    if k.host:
+        # The kernel makes the loss NaN for a label out of range: looking closer only then costs a good step nothing.
+        value = loss.item()
+        if value != value:
+            check_labels(y, shape[1])
+    return record(loss, (logits,), lambda g: (_times(g, dlogits, k),))
 
 
 def mse(prediction: Any, target: Any) -> Tensor:
@@ -728,16 +741,16 @@ def mse(prediction: Any, target: Any) -> Tensor:
         raise ShapeError(
             f"mse wants two equal shapes with at least one element, got {prediction.shape} and {target.shape}"
         )
-    shape = prediction.shape
+    shape, k = prediction.shape, prediction.backend
     slope = xp.empty(shape, prediction.dtype)
     loss = xp.empty(1, prediction.dtype)
-    prediction.backend.mean_squared_error(flat(prediction.data, xp), flat(target.data, xp), loss, slope.reshape(-1))
+    k.mean_squared_error(flat(prediction.data, xp), flat(target.data, xp), loss, slope.reshape(-1))
     return _elementwise(
         prediction,
         target,
         loss.reshape(()),
-        lambda g: _times(g, slope, xp),
-        lambda g: xp.negative(_times(g, slope, xp)),
+        lambda g: _times(g, slope, k),
+        lambda g: xp.negative(_times(g, slope, k)),
     )
 
 
@@ -872,9 +885,12 @@ def _elementwise(a: Tensor, b: Tensor, y: Array, da: Callable[[Array], Array], d
     )
 
 
-def _times(g: Array, derivative: Array, xp: Any) -> Array:
-    """g, the gradient of a loss, times the derivative of that loss; where g is 1, as at the root of a graph, a view."""
-    return derivative[...] if not tape.capturing and g.item() == 1 else xp.multiply(g, derivative)
+def _times(g: Array, derivative: Array, k: Kernels) -> Array:
+    """g, the gradient of a loss, times the derivative of that loss.
+
+    Where g is 1, as at the root of a graph, a view; on the GPU nobody looks, which would wait for it.
+    """
+    return derivative[...] if not tape.capturing and k.host and g.item() == 1 else k.xp.multiply(g, derivative)
 
 
 def _like(g: Array, shape: tuple[int, ...], xp: Any) -> Array:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import tape
-from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError, unknown_name
+from tinygrad_cr.device import host_copy, lies_on_gpu, moved, to_numpy
+from tinygrad_cr.errors import DeviceError, GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module, Parameter
 from tinygrad_cr.options import number, numbers, of_member
 from tinygrad_cr.tape import ask, each_member, watch
+from tinygrad_cr.tensor import CPU
 
 Number = float | Sequence[float]
 """Of a population, also one for each member."""
@@ -107,6 +109,7 @@ class Optimizer:
 
         Returns:
             [k, 2] float64, a row for each parameter of the module in order; [members, k, 2] of a population; or None.
+            It is an array of the device: on the GPU the host does not wait for it until it is looked at.
 
         Raises:
             GraphError: a parameter got other memory since this optimiser was made.
@@ -123,7 +126,8 @@ class Optimizer:
             chosen = self._choose()
             spans, weights = spans[chosen], weights[chosen]
         members = self.members
-        out = np.zeros((len(spans), 2) if members is None else (members, len(spans), 2)) if norms else None
+        xp = flat.backend.xp
+        out = xp.zeros((len(spans), 2) if members is None else (members, len(spans), 2)) if norms else None
         if tape.capturing:
             watch(self, "weight_decay")
         known_weights, known_reg, known_decay, l2 = self._penalties
@@ -140,9 +144,9 @@ class Optimizer:
                 measured = None if out is None else out[m]
                 self._update(m, arrays, (count, rate[m]), spans, l2[m], weights, measured)
         if out is not None and chosen is not None:
-            everything = np.zeros((*out.shape[:-2], len(flat.parameters), 2))
+            everything = xp.zeros((*out.shape[:-2], len(flat.parameters), 2))
             for i, p in enumerate(flat.parameters):
-                squares = np.square(p.data, dtype=np.float64).reshape(*out.shape[:-2], -1)
+                squares = xp.square(p.data, dtype=np.float64).reshape(*out.shape[:-2], -1)
                 everything[..., i, 0] = squares.sum(axis=-1)
             everything[..., chosen, :] = out
             return everything
@@ -176,11 +180,12 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} defines no update")
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of everything a later step depends on: the buffers by name, and `steps`."""
-        return {"steps": np.array(self.steps)} | {name: np.array(getattr(self, name)) for name in self.buffers}
+        """Copies of everything a later step depends on, as NumPy arrays: the buffers by name, and `steps`."""
+        k = self.flat.backend
+        return {"steps": np.array(self.steps)} | {name: host_copy(getattr(self, name), k) for name in self.buffers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. Either all fits, or nothing is changed.
+        """Take over what `state_dict` gave, on whatever device. Either all fits, or nothing is changed.
 
         Raises:
             StateDictError: missing or unexpected names, or a buffer of another size or dtype.
@@ -188,8 +193,9 @@ class Optimizer:
         wanted = {"steps", *self.buffers}
         problems = [f"missing {name}" for name in sorted(wanted - set(state))]
         problems += [f"unexpected {name}" for name in sorted(set(state) - wanted)]
+        arrays = {name: to_numpy(state.get(name, 0)) for name in self.buffers}
         for name in self.buffers:
-            own, given = getattr(self, name), np.asarray(state.get(name, 0))
+            own, given = getattr(self, name), arrays[name]
             if name in state and (given.shape, given.dtype) != (own.shape, own.dtype):
                 problems.append(f"{name} is {given.dtype} {given.shape}, wanted {own.dtype} {own.shape}")
         steps = np.asarray(state.get("steps", 0))
@@ -199,7 +205,7 @@ class Optimizer:
             raise StateDictError("optimizer state does not fit, nothing was loaded: " + "; ".join(problems))
         self.steps = int(state["steps"])
         for name in self.buffers:
-            getattr(self, name)[...] = state[name]
+            getattr(self, name)[...] = moved(arrays[name], CPU, self.flat.backend)
 
 
 class SGD(Optimizer):
@@ -341,7 +347,7 @@ def clip_norm(optimizer: Optimizer, limit: float) -> None:
     """Shorten the gradient of all parameters together to Euclidean norm `limit` if it is longer (Pascanu et al. 2013).
 
     To be called between backward and step. It scales the gradient of the loss; what `reg` and `weight_decay` add to it
-    comes afterwards. A gradient of NaN stays what it is.
+    comes afterwards. A gradient of NaN stays what it is. On the GPU the host does not wait for the norm.
 
     >>> from tinygrad_cr import nn
     >>> model = nn.Affine(2, 1, init=0.0)
@@ -392,6 +398,11 @@ def make_optimizer(name: str, model: Module, lr: Number, momentum: Number) -> Op
 def _take_over(parameter: Parameter) -> None:
     """A gradient that somebody assigned goes to where the kernels read gradients."""
     grad: Array = parameter.grad
+    if lies_on_gpu(grad) == parameter.backend.host:
+        raise DeviceError(
+            f"a gradient of a parameter on {parameter.device!r} lies there, too, got a {type(grad).__module__} array; "
+            f"make it with Tensor(array, device={parameter.device!r}).data"
+        )
     if getattr(grad, "shape", None) != parameter.shape or grad.dtype != parameter.dtype:
         raise ShapeError(
             f"a gradient of a parameter is a {parameter.dtype} array of shape {parameter.shape}, "

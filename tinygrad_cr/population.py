@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinygrad_cr import tape
+from tinygrad_cr.device import lies_on_gpu
 from tinygrad_cr.errors import OptionError, ShapeError
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.operands import (
     KEEP_ALL,
+    beside,
     check_labels,
     device_error,
     dropout_plan,
@@ -23,6 +27,7 @@ from tinygrad_cr.operands import (
     mix_error,
     one,
     sample_weights,
+    settled_labels,
 )
 from tinygrad_cr.options import of_member
 from tinygrad_cr.random import Generators
@@ -102,21 +107,23 @@ def cross_entropy(logits: Tensor, labels: Any, weights: Any) -> Tensor:
     logits: [members, n, c]; labels: [n] for everybody or [members, n]; weights: [n] or [members, n], or None.
     """
     xp = logits.backend.xp
-    y, z = label_array(labels, xp), xp.ascontiguousarray(logits.data)
+    k = logits.backend
+    y, z = label_array(labels, logits), xp.ascontiguousarray(logits.data)
     members, rows, classes = z.shape
     if y.shape not in ((rows,), (members, rows)) or not z.size:
         raise ShapeError(
             f"cross_entropy of a population wants logits [members, n, c] and labels [n] or [members, n] with n, c > 0, "
             f"got {logits.shape} and {y.shape}"
         )
+    if not k.host:
+        y = settled_labels(y, classes, logits)
     ys: Sequence[Array] = y if y.ndim == 2 else [y] * members
-    ws = _weights(weights, logits, xp)
+    ws = _weights(weights, logits)
     dlogits, loss = _result(z.shape, logits), _result((members,), logits)
-    k = logits.backend
     for m in each_member(members):
         k.softmax_cross_entropy(z[m], ys[m], ws[m], loss[m : m + 1], dlogits[m])
     # The kernel makes the loss NaN for a label out of range: looking closer only then costs a good step nothing.
-    if any(value != value for value in loss.tolist()):
+    if k.host and any(value != value for value in loss.tolist()):
         check_labels(y.reshape(-1), classes)
 
     def vjp(g: Array) -> tuple[Array]:
@@ -212,13 +219,16 @@ def _claim(generators: Any, plans: list[Plan]) -> list[Mask]:
     return [(generator.seed, draw, generator.stream) for generator, draw in zip(generators, numbers, strict=True)]
 
 
-def _weights(weights: Any, logits: Tensor, xp: Any) -> Sequence[Array | None]:
+def _weights(weights: Any, logits: Tensor) -> Sequence[Array | None]:
     """Sample weights for each member."""
     members = len(logits.data)
     if weights is None:
         return [None] * members
-    given = Tensor(weights, dtype=logits.dtype, device=logits.device).data
+    if isinstance(weights, Tensor):
+        given = beside("cross_entropy", "weights", weights, logits)
+    else:
+        given = weights if lies_on_gpu(weights) else np.asarray(weights)
     member = [wrap(z, logits.backend) for z in logits.data]
     if given.ndim == 2 and len(given) == members:
-        return [sample_weights(own, rows, xp) for own, rows in zip(given, member, strict=True)]
-    return [sample_weights(given, member[0], xp)] * members
+        return [sample_weights(own, rows) for own, rows in zip(given, member, strict=True)]
+    return [sample_weights(given, member[0])] * members

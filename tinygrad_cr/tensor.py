@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr import tape
+from tinygrad_cr.device import device_memory, find_backend, lies_on_gpu, moved, to_numpy
 from tinygrad_cr.errors import DeviceError, DTypeError, GraphError, ShapeError, unknown_name
-from tinygrad_cr.kernels import Array, BackendError, Kernels, backend
+from tinygrad_cr.kernels import Array, Kernels, backend
 
 if TYPE_CHECKING:
     from tinygrad_cr import ops
@@ -23,15 +24,18 @@ class Tensor:
     """An n-dimensional array with a gradient.
 
     Args:
-        data: anything NumPy makes an array of. Arrays keep their dtype and are not copied; Python floats become
-            float32, Python integers int64.
+        data: anything NumPy makes an array of, or an array in the memory of a GPU: CuPy's, or what another library
+            shows through ``__cuda_array_interface__``. Arrays keep their dtype and layout and are not copied; Python
+            floats become float32, Python integers int64.
         dtype: convert to this dtype.
         requires_grad: collect a gradient in `grad` on `backward`; float tensors only.
-        device: "cpu", or another of `tinygrad_cr.kernels.available()`.
+        device: "cpu", "gpu", or another of `tinygrad_cr.kernels.available()`; where the data lies if left out. Data
+            that lies elsewhere is copied, and from the GPU that waits until it has computed.
 
     Raises:
         DTypeError: data that is neither float32, float64, integer nor bool; an integer that requires grad.
         DeviceError: a device this machine does not have.
+        DeviceMemoryError: the GPU has not so much memory.
 
     >>> x = Tensor([3.0], requires_grad=True)
     >>> (x * x).sum().backward()
@@ -45,10 +49,10 @@ class Tensor:
 
     def __init__(self, data: Any, *, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> None:
         if device is None:
-            self.backend: Kernels = data.backend if isinstance(data, Tensor) else CPU
+            self.backend: Kernels = CPU if type(data) is np.ndarray else _home(data)
         else:
             self.backend = find_backend(device)
-        self.data: Array = _as_array(data, dtype, self.backend.xp)
+        self.data: Array = _as_array(data, dtype, self.backend)
         self.grad: Array | None = None
         self.grad_view: Array | None = None
         self.node: tape.Node | None = None
@@ -120,6 +124,11 @@ class Tensor:
             seed = xp.empty(self.data.shape, self.data.dtype)
             seed.fill(1)
         else:
+            if isinstance(gradient, Tensor) and gradient.backend is not self.backend:
+                raise DeviceError(
+                    f"backward of a tensor on {self.device!r} with a gradient on {gradient.device!r}: "
+                    f"move it with .to({self.device!r})"
+                )
             seed = Tensor(gradient, dtype=self.dtype, device=self.device).data
             if seed.shape != self.shape:
                 raise ShapeError(f"gradient of shape {seed.shape} for a tensor of shape {self.shape}")
@@ -130,7 +139,7 @@ class Tensor:
         return wrap(self.data, self.backend)
 
     def item(self) -> Any:
-        """The one element as a Python number.
+        """The one element as a Python number; on the GPU this waits until it has computed.
 
         Raises:
             ShapeError: there is not exactly one.
@@ -141,22 +150,39 @@ class Tensor:
         return self.data.item()
 
     def numpy(self) -> np.ndarray[Any, Any]:
-        """The elements as a NumPy array; on a CPU device it is the tensor's own memory."""
+        """The elements as a NumPy array.
+
+        On the CPU it is the tensor's own memory; of the GPU's it is a copy, which waits until the GPU has computed.
+        """
         tape.refuse("numpy()")
-        return np.asarray(self.data)
+        return np.asarray(self.backend.to_numpy(self.data))
 
     def to(self, device: str) -> Tensor:
-        """A tensor with the same elements on another device, without history; itself if it is there already."""
+        """A tensor with the same elements on another device, without history and gradient; itself if it is there.
+
+        Raises:
+            DeviceError: a device this machine does not have.
+            DeviceMemoryError: the GPU has not so much memory.
+        """
         target = find_backend(device)
         if target is self.backend:
             return self
-        moved = wrap(target.xp.asarray(self.data), target)
-        moved.requires_grad = self.requires_grad
-        return moved
+        there = wrap(moved(self.data, self.backend, target), target)
+        there.requires_grad = self.requires_grad
+        return there
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         tape.refuse("a conversion to an array")
+        if not self.backend.host:
+            if copy is False:
+                raise ValueError("a tensor on 'gpu' becomes a NumPy array by a copy only: leave copy=False out")
+            return np.asarray(self.backend.to_numpy(self.data), dtype)
         return np.array(self.data, dtype=dtype, copy=copy)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        # An AttributeError for the others: that they have none is how libraries know where an array lies.
+        return self.data.__cuda_array_interface__  # type: ignore[no-any-return]
 
     def __dlpack__(self, **options: Any) -> Any:
         return self.data.__dlpack__(**options)
@@ -361,14 +387,6 @@ def record(data: Array, parents: tuple[Tensor, ...], vjp: tape.Vjp) -> Tensor:
     return out
 
 
-def find_backend(device: str) -> Kernels:
-    """The backend of that name, or a `DeviceError` that says which there are."""
-    try:
-        return backend(device)
-    except BackendError as error:
-        raise DeviceError(str(error)) from None
-
-
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64 as a NumPy dtype.
 
@@ -385,11 +403,28 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     raise unknown_name("float dtype", dtype, [str(known) for known in FLOATS])
 
 
-def _as_array(data: Any, dtype: Any, xp: Any) -> Array:
-    if dtype is None and type(data) is np.ndarray and data.dtype in FLOATS:
+def _home(data: Any) -> Kernels:
+    """The backend on whose device this lies already."""
+    if isinstance(data, Tensor):
+        return data.backend
+    return find_backend("gpu") if lies_on_gpu(data) else CPU
+
+
+def _as_array(data: Any, dtype: Any, kernels: Kernels) -> Array:
+    if dtype is None and type(data) is np.ndarray and data.dtype in FLOATS and kernels.host:
         return data
     if isinstance(data, Tensor):
         data = data.data
+    if kernels.host:
+        return _checked(to_numpy(data) if type(data) is not np.ndarray and lies_on_gpu(data) else data, dtype, np)
+    with device_memory():
+        if type(data) is not np.ndarray and lies_on_gpu(data):
+            return _checked(data, dtype, kernels.xp)
+        return kernels.xp.asarray(_checked(data, dtype, np))
+
+
+def _checked(data: Any, dtype: Any, xp: Any) -> Array:
+    """The data as an array of a library, in a dtype that tensors have."""
     try:
         array = xp.asarray(data)
     except (ValueError, TypeError) as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -15,9 +16,23 @@ from .batch import Batch, Stack
 from .cublas import Cublas
 from .sources import OPTIONS, source
 
-__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "shifted", "tf32", "to_numpy", "xp"]
+__all__ = [
+    "Graph",
+    "capture",
+    "launch",
+    "memory",
+    "memory_asked",
+    "product",
+    "set_tf32",
+    "shifted",
+    "tf32",
+    "to_numpy",
+    "xp",
+]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
+NO_MEMORY = 2
+"""cudaErrorMemoryAllocation"""
 _cublas = Cublas()
 
 
@@ -101,6 +116,14 @@ def memory() -> tuple[int, int]:
     return free + xp.get_default_memory_pool().free_bytes(), total
 
 
+def memory_asked(error: Exception) -> int | None:
+    """The bytes that there were not, by this error; 0 if it does not say how many, None if it is another error."""
+    if isinstance(error, xp.cuda.memory.OutOfMemoryError):
+        return int(getattr(error, "_size", 0))
+    failed = isinstance(error, xp.cuda.runtime.CUDARuntimeError) and error.status == NO_MEMORY
+    return 0 if failed else None
+
+
 class Graph:
     """Launches that were captured and run again as one; their arrays, and memory they were given, are theirs."""
 
@@ -118,7 +141,7 @@ def capture(run: Callable[[], None]) -> Graph:
     Memory that it asks for comes from a pool of the graph's own: nobody else is given it later.
 
     Raises:
-        RuntimeError: it waits for the GPU, or does something else that a graph cannot hold.
+        RuntimeError: it waits for the GPU, copies memory of the host, or does something else that a graph cannot hold.
     """
     pool, stream = xp.cuda.MemoryPool(), xp.cuda.Stream(non_blocking=True)
     before = xp.cuda.get_current_stream().record()
@@ -128,13 +151,34 @@ def capture(run: Callable[[], None]) -> Graph:
         stream.synchronize()
         stream.begin_capture()
         try:
-            run()
+            with _no_copies_from_host():
+                run()
         except BaseException:
             # The capture has to be ended, or the stream cannot be used; what it holds is of no use.
             _end(stream)
             raise
         graph = stream.end_capture()
     return Graph(graph, stream, pool)
+
+
+@contextmanager
+def _no_copies_from_host() -> Iterator[None]:
+    """Refuse to this thread the memory through which CuPy copies from the host.
+
+    CUDA would let it: the graph would copy from there again in each launch, whatever lies there by then.
+    """
+    thread, pool = threading.get_ident(), xp.get_default_pinned_memory_pool()
+
+    def allocate(size: int) -> Any:
+        if threading.get_ident() == thread:
+            raise RuntimeError("it copies memory of the host, which a graph would find changed")
+        return pool.malloc(size)
+
+    xp.cuda.set_pinned_memory_allocator(allocate)
+    try:
+        yield
+    finally:
+        xp.cuda.set_pinned_memory_allocator(pool.malloc)
 
 
 def _end(stream: Any) -> None:

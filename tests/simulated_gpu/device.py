@@ -18,9 +18,21 @@ from tinygrad_cr.kernels.gpu.cublas import Cublas
 from . import host
 from .arrays import _view, ndarray, xp
 from .library import Library
-from .state import state
+from .state import OutOfMemoryError, state
 
-__all__ = ["Graph", "capture", "launch", "memory", "product", "set_tf32", "shifted", "tf32", "to_numpy", "xp"]
+__all__ = [
+    "Graph",
+    "capture",
+    "launch",
+    "memory",
+    "memory_asked",
+    "product",
+    "set_tf32",
+    "shifted",
+    "tf32",
+    "to_numpy",
+    "xp",
+]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _cublas = Cublas()
@@ -96,6 +108,11 @@ def memory() -> tuple[int, int]:
     """Bytes that are free, and all there are."""
     free, total = xp.cuda.runtime.memGetInfo()
     return free, total
+
+
+def memory_asked(error: Exception) -> int | None:
+    """The bytes that an error says there were not."""
+    return error._size if isinstance(error, OutOfMemoryError) else None
 
 
 class Graph:

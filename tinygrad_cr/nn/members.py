@@ -167,7 +167,7 @@ def _together(name: str, label: str, values: Sequence[Any], seen: dict[int, tupl
         if len(set(shapes)) > 1 or len({(value.dtype, value.device) for value in values}) > 1:
             kinds = ", ".join(f"{value.dtype} {value.shape} on {value.device}" for value in values)
             raise ShapeError(f"members of a population have parameters of one shape and dtype, {label} are {kinds}")
-        data = np.stack([value.data for value in values])
+        data = first.backend.xp.stack([value.data for value in values])
         return Parameter(data, regularized=first.regularized, device=first.device, members=len(values))
     if isinstance(first, Generator):
         return Generators(values)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import tape
+from tinygrad_cr.device import device_memory, find_backend, host_copy, moved, to_numpy
 from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
-from tinygrad_cr.kernels import available
+from tinygrad_cr.kernels import DEVICES, available
 from tinygrad_cr.nn.flat import FlatParameters, common_members
 from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.tape import watch
-from tinygrad_cr.tensor import Tensor, find_backend, float_dtype
+from tinygrad_cr.tensor import CPU, Tensor, float_dtype
 
 
 class Module:
@@ -99,8 +100,8 @@ class Module:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Copies of all parameters by name."""
-        return {name: np.array(p.data) for name, p in self.named_parameters()}
+        """Copies of all parameters by name, as NumPy arrays on whatever device they are."""
+        return {name: host_copy(p.data, p.backend) for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy arrays into the parameters of the same names. Either all fit, or nothing is changed.
@@ -109,7 +110,7 @@ class Module:
             StateDictError: missing or unexpected names, or shapes or dtypes that differ; all of them are named.
         """
         own = dict(self.named_parameters())
-        arrays = {name: np.asarray(value) for name, value in state.items()}
+        arrays = {name: to_numpy(value) for name, value in state.items()}
         problems = [f"missing {name}" for name in own if name not in arrays]
         problems += [f"unexpected {name}" for name in arrays if name not in own]
         for name, parameter in own.items():
@@ -123,37 +124,47 @@ class Module:
         if problems:
             raise StateDictError("state dict does not fit, nothing was loaded: " + "; ".join(problems))
         for name, parameter in own.items():
-            parameter.data[...] = arrays[name]
+            parameter.data[...] = moved(arrays[name], CPU, parameter.backend)
 
     def to(self, target: str) -> Module:
         """Convert all parameters to a dtype ("float32", "float64") or move them to a device; returns the module.
 
-        Gradients are forgotten, and optimisers made before must be made anew.
+        Gradients are forgotten, and optimisers made before must be made anew. Generators stay what they are: masks are
+        the same on every device.
 
         Raises:
-            OptionError: neither a device this machine has nor a float dtype.
+            OptionError: neither a device nor a float dtype.
+            DeviceError: a device this machine does not have.
+            DeviceMemoryError: the GPU has not so much memory; the module is where it was.
 
         >>> Parameter.__name__, Module().to("float64").parameters()
         ('Parameter', [])
         """
-        if target in available():
-            kernels = find_backend(target)
-            for parameter in self.parameters():
-                parameter.data = kernels.xp.array(parameter.data)
-                parameter.backend = kernels
-        else:
-            try:
-                dtype = float_dtype(target)
-            except OptionError:
-                devices = ", ".join(available())
-                raise OptionError(f"to() takes float32, float64 or a device ({devices}), got {target!r}") from None
-            for parameter in self.parameters():
-                parameter.data = parameter.data.astype(dtype)
-        for parameter in self.parameters():
-            parameter.grad = parameter.grad_view = None
-        for module in self.modules():
-            module._flat = None
-        self.flat()
+        kernels = find_backend(target) if target in DEVICES else None
+        try:
+            dtype = None if kernels else float_dtype(target)
+        except OptionError:
+            devices = ", ".join(available())
+            raise OptionError(f"to() takes float32, float64 or a device ({devices}), got {target!r}") from None
+        before = [(p, p.data, p.backend, p.grad, p.grad_view) for p in self.parameters()]
+        flats = [(module, module._flat) for module in self.modules()]
+        try:
+            with device_memory():
+                for parameter, data, source, *_ in before:
+                    target_kernels = kernels or source
+                    there = moved(data, source, target_kernels)
+                    parameter.data = target_kernels.xp.array(there) if dtype is None else there.astype(dtype)
+                    parameter.backend = target_kernels
+                    parameter.grad = parameter.grad_view = None
+                for module, _ in flats:
+                    module._flat = None
+                self.flat()
+        except BaseException:
+            for parameter, data, source, grad, view in before:
+                parameter.data, parameter.backend, parameter.grad, parameter.grad_view = data, source, grad, view
+            for module, flat in flats:
+                module._flat = flat
+            raise
         return self
 
     @property
