@@ -50,6 +50,7 @@ class Program:
         self.inputs: list[Any] = []
         self.recording = mode.recording
         self.guards: list[tuple[Any, str, Any]] = []
+        self.watched: set[tuple[int, str]] = set()
         self.unchanged: Callable[[], bool] = bool
         self.live: list[Live] = []
         self.grads: dict[int, tuple[Leaf, Array | None]] = {}
@@ -110,8 +111,9 @@ class Program:
 
     def watch(self, thing: Any, *names: str) -> None:
         """The calls depend on these attributes being what they are."""
-        known = {(id(guarded), name) for guarded, name, _ in self.guards}
-        self.guards += [(thing, name, getattr(thing, name)) for name in names if (id(thing), name) not in known]
+        new = [name for name in names if (id(thing), name) not in self.watched]
+        self.guards += [(thing, name, getattr(thing, name)) for name in new]
+        self.watched.update((id(thing), name) for name in new)
 
     def ask(self, read: Callable[[], Any]) -> Any:
         """A number that is read anew for each replay."""
@@ -178,7 +180,7 @@ class Program:
             self.replay = HostReplay([call for call, _ in self.captured], *told)
         self._choose(mode.active)
         self.unchanged = _all_hold(self.guards)
-        self.captured, self.known, self.before = [], {}, {}
+        self.captured, self.known, self.before, self.watched = [], {}, {}, set()
 
 
 def capture(
