@@ -138,14 +138,18 @@ def backend(name: str) -> Kernels:
     return _backends.setdefault(name, cast("Kernels", _Backend(name)))
 
 
-def fuse(calls: list[Any]) -> tuple[list[Any], dict[tuple[int, int], Any]]:
-    """A list of (function, arguments, member) with kernel calls joined where a backend can, and where arguments went.
+def fuse(calls: list[Any], name: str = "cpu") -> tuple[list[Any], dict[tuple[int, int], Any]]:
+    """A list of (function, arguments, member) with calls of a backend joined, and where their numbers went.
 
-    What was joined stands in the list as one object: see `cpu.program.Tables`.
+    What was joined stands in the list as one object: see `cpu.program.Tables`, and `gpu.program.Launches`, which takes
+    them all.
 
     >>> fuse([])
     ([], {})
     """
+    if name == "gpu":
+        launches = importlib.import_module(".gpu.program", __name__).Launches(calls)
+        return [launches], launches.moved
     if not any(str(getattr(function, "__module__", "")).startswith(f"{__name__}.cpu") for function, _, _ in calls):
         return list(calls), {}
     joined, moved = importlib.import_module(".cpu.program", __name__).fuse(calls)

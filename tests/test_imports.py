@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"population"},
     {"structure"},
     {"live"},
-    {"replay"},
+    {"replay", "device_replay"},
     {"capture"},
     {"ops", "gradcheck", "compile"},
     {"nn", "optim", "schedules", "data"},

@@ -7,6 +7,7 @@ captured both are watched. What comes out is a list of calls on arrays that all 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_cr import kernels as backends
 from tinygrad_cr import tape
+from tinygrad_cr.device_replay import DeviceReplay, copy_into
 from tinygrad_cr.errors import CaptureError
-from tinygrad_cr.kernels import KERNELS, Array, Kernels, backend
+from tinygrad_cr.kernels import KERNELS, Array, Kernels, available, backend
 from tinygrad_cr.live import Live, LiveFloat, LiveInt, plain
 from tinygrad_cr.replay import Call, HostReplay, Replay
-from tinygrad_cr.structure import alike, detached, holds_array, is_array, is_view, owner
+from tinygrad_cr.structure import alike, arrays_of, detached, holds_array, is_array, is_view, on_gpu, owner
 from tinygrad_cr.tape import Leaf, mode
 from tinygrad_cr.tensor import Tensor, wrap
 
@@ -34,6 +37,7 @@ class Program:
     """The calls of one capture, and the conditions under which they are the right ones.
 
     Attributes:
+        captured: the calls, and whether they are the GPU's; during the capture.
         replay: makes the calls again; there once the capture is over.
     """
 
@@ -41,11 +45,12 @@ class Program:
 
     def __init__(self, leaves: Sequence[Leaf] = ()) -> None:
         self.before = {id(leaf): leaf.grad for leaf in leaves}
-        self.captured: list[Call] = []
+        self.captured: list[tuple[Call, bool]] = []
         self.members = self.active = mode.active
         self.inputs: list[Any] = []
         self.recording = mode.recording
         self.guards: list[tuple[Any, str, Any]] = []
+        self.watched: set[tuple[int, str]] = set()
         self.unchanged: Callable[[], bool] = bool
         self.live: list[Live] = []
         self.grads: dict[int, tuple[Leaf, Array | None]] = {}
@@ -106,8 +111,9 @@ class Program:
 
     def watch(self, thing: Any, *names: str) -> None:
         """The calls depend on these attributes being what they are."""
-        known = {(id(guarded), name) for guarded, name, _ in self.guards}
-        self.guards += [(thing, name, getattr(thing, name)) for name in names if (id(thing), name) not in known]
+        new = [name for name in names if (id(thing), name) not in self.watched]
+        self.guards += [(thing, name, getattr(thing, name)) for name in new]
+        self.watched.update((id(thing), name) for name in new)
 
     def ask(self, read: Callable[[], Any]) -> Any:
         """A number that is read anew for each replay."""
@@ -123,16 +129,22 @@ class Program:
 
     # What the doors report
 
-    def kernel_call(self, kernel: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def kernel_call(self, kernel: Callable[..., Any], args: tuple[Any, ...], on_host: bool) -> None:
         """Remember a call of a kernel, and where its live numbers go."""
         arguments = list(args)
         for i, value in enumerate(args):
             if isinstance(value, LiveInt | LiveFloat):
                 value.live.places.append((value.number, arguments, i))
-        self.captured.append((kernel, arguments, mode.member))
+        self.captured.append(((kernel, arguments, mode.member), not on_host))
 
     def array_call(
-        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+        on_host: bool,
     ) -> Any:
         """Remember a call of the array library; its result, as arrays that a replay can write into."""
         if isinstance(result, list | tuple):
@@ -140,22 +152,35 @@ class Program:
                 self.refuse(f"xp.{name}")
             return result
         if name in _IN_PLACE or "out" in kwargs:
-            self._array_call(functools.partial(function, **kwargs), args)
+            self._array_call(functools.partial(function, **kwargs), args, on_host)
             return result
         result = np.asarray(result) if isinstance(result, np.generic) else result
         self.admit(result)
         if name in _ALLOCATIONS or is_view(result, args):
             return result
-        if isinstance(function, np.ufunc) or name in _TAKE_OUT:
-            self._array_call(functools.partial(function, out=result, **kwargs), args)
+        if type(function).__name__ == "ufunc" or name in _TAKE_OUT:
+            self._array_call(functools.partial(function, out=result, **kwargs), args, on_host)
         elif name in _FILLS:
-            self._array_call(result.fill, [_FILLS[name]])
+            self._array_call(result.fill, [_FILLS[name]], on_host)
         elif any(holds_array(value) for value in args):
-            self._array_call(_copy_of(functools.partial(function, **kwargs), result), args)
+            self._array_call(functools.partial(copy_into, result, functools.partial(function, **kwargs)), args, on_host)
         return result
 
-    def _array_call(self, function: Callable[..., Any], args: Sequence[Any]) -> None:
-        self.captured.append((function, list(args), mode.member))
+    def _array_call(self, function: Callable[..., Any], args: Sequence[Any], on_host: bool) -> None:
+        self.captured.append(((function, list(args), mode.member), not on_host))
+
+    def finish(self) -> None:
+        """The capture is over: make the replay, and let go of what was needed until now."""
+        self.grads = {key: (leaf, leaf.grad) for key, (leaf, _) in self.grads.items()}
+        told = self.inputs, self.result, self.live, list(self.grads.values())
+        arrays = arrays_of((*self.inputs, self.result))
+        if any(there for _, there in self.captured) or any(map(on_gpu, arrays)):
+            self.replay = DeviceReplay(self.captured, *told)
+        else:
+            self.replay = HostReplay([call for call, _ in self.captured], *told)
+        self._choose(mode.active)
+        self.unchanged = _all_hold(self.guards)
+        self.captured, self.known, self.before, self.watched = [], {}, {}, set()
 
 
 def capture(
@@ -170,12 +195,7 @@ def capture(
     program.inputs = [value if in_place else _copied(value) for value in args]
     with _capturing, _watched(program):
         program.result = fn(*program.inputs)
-    program.grads = {key: (leaf, leaf.grad) for key, (leaf, _) in program.grads.items()}
-    grads = list(program.grads.values())
-    program.replay = HostReplay(program.captured, program.inputs, program.result, program.live, grads)
-    program._choose(mode.active)
-    program.unchanged = _all_hold(program.guards)
-    program.captured, program.known, program.before = [], {}, {}
+    program.finish()
     return program, detached(program.result)
 
 
@@ -183,13 +203,13 @@ def capture(
 def _watched(program: Program) -> Iterator[None]:
     """Both doors of every backend report to the program; calls from other threads pass unseen."""
     doors: list[tuple[Kernels, dict[str, Any]]] = []
-    for name in ("cpu", "reference"):
+    for name in ("cpu", "reference", *(["gpu"] if _gpu_is_in_use() else [])):
         kernels = backend(name)
         own: dict[str, Any] = {kernel: getattr(kernels, kernel) for kernel in KERNELS} | {"xp": kernels.xp}
         doors.append((kernels, own))
         for kernel in KERNELS:
-            setattr(kernels, kernel, _recorded_kernel(own[kernel], program))
-        kernels.xp = _RecordedLibrary(own["xp"], program)
+            setattr(kernels, kernel, _recorded_kernel(own[kernel], program, kernels.host))
+        kernels.xp = _RecordedLibrary(own["xp"], program, kernels.host)
     mode.program, tape.capturing = program, True
     try:
         yield
@@ -199,11 +219,11 @@ def _watched(program: Program) -> Iterator[None]:
             vars(kernels).update(own)
 
 
-def _recorded_kernel(kernel: Callable[..., Any], program: Program) -> Callable[..., Any]:
+def _recorded_kernel(kernel: Callable[..., Any], program: Program, on_host: bool) -> Callable[..., Any]:
     def call(*args: Any) -> None:
         kernel(*[plain(value) for value in args])
         if mode.program is program:
-            program.kernel_call(kernel, args)
+            program.kernel_call(kernel, args, on_host)
 
     return call
 
@@ -211,9 +231,10 @@ def _recorded_kernel(kernel: Callable[..., Any], program: Program) -> Callable[.
 class _RecordedLibrary:
     """An array library whose functions are remembered as they are called."""
 
-    def __init__(self, library: Any, program: Program) -> None:
+    def __init__(self, library: Any, program: Program, on_host: bool) -> None:
         self._library = library
         self._program = program
+        self._on_host = on_host
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._library, name)
@@ -224,10 +245,15 @@ class _RecordedLibrary:
             result = function(*args, **kwargs)
             if mode.program is not self._program:
                 return result
-            return self._program.array_call(name, function, args, kwargs, result)
+            return self._program.array_call(name, function, args, kwargs, result, self._on_host)
 
         setattr(self, name, call)
         return call
+
+
+def _gpu_is_in_use() -> bool:
+    """Whether arrays of a GPU can be about. To ask for the backend where nobody did yet would import its compiler."""
+    return f"{backends.__name__}.gpu.device" in sys.modules and "gpu" in available()
 
 
 def _all_hold(guards: Sequence[tuple[Any, str, Any]]) -> Callable[[], bool]:
@@ -249,10 +275,3 @@ def _copied(value: Any) -> Any:
             )
         return wrap(value.data.copy("K"), value.backend)
     return value.copy("K") if is_array(value) else value
-
-
-def _copy_of(function: Callable[..., Any], result: Array) -> Callable[..., None]:
-    def call(*args: Any) -> None:
-        result[...] = function(*args)
-
-    return call

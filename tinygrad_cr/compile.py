@@ -23,6 +23,9 @@ PROGRAMS_KEPT = 16
 class compile:
     """A function of tensors that is captured on its first call and replayed afterwards.
 
+    On a GPU the replay is a CUDA graph, which waits for nothing: results lie on the GPU until somebody reads them. What
+    a graph cannot hold is repeated call by call, and a warning names it.
+
     Args:
         fn: takes tensors, arrays and plain values, returns a tensor, a tuple of them, or None. A whole training step
             is such a function: zero_grad, forward, backward and ``optimizer.step()``.
@@ -74,10 +77,11 @@ class compile:
 
         Where every call of the capture is one that a table holds, as it is for the networks and optimisers of this
         package, all steps are made by one call of compiled code, and members of a population side by side. Elsewhere
-        it is the loop that it stands for.
+        it is the loop that it stands for. On a GPU a step is one launch of a graph, and what the steps need from the
+        host is copied up before the first.
 
         Args:
-            args: arrays [steps, ...]; anything else is the same in each step.
+            args: arrays [steps, ...], on the host or the GPU; anything else, tensors too, is the same in each step.
             before: called with 0, 1, ... before the step of that number is prepared; the place to set a learning rate.
 
         Raises:

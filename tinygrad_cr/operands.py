@@ -239,6 +239,8 @@ def label_array(labels: Any, logits: Tensor) -> Array:
         return y
     if y.dtype.kind not in "iu":
         raise DTypeError(f"labels must be integers, got {y.dtype}; convert with y.astype(int)")
+    if xp is np and not k.host:
+        return y  # converted on the GPU, where a program that is captured sees it
     # ascontiguousarray would make a vector of a single 0-d label.
     return xp.ascontiguousarray(y, dtype=np.int64) if y.ndim else y
 
@@ -250,7 +252,8 @@ def settled_labels(labels: Array, classes: int, logits: Tensor) -> Array:
     """
     if isinstance(labels, np.ndarray):
         check_labels(labels.reshape(-1), classes)
-        return logits.backend.xp.asarray(labels)
+        xp = logits.backend.xp
+        return xp.ascontiguousarray(xp.asarray(labels), dtype=np.int64)
     return labels
 
 

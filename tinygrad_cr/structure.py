@@ -24,8 +24,8 @@ def is_array(value: Any) -> bool:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether this is an array in a GPU's memory."""
-    return hasattr(type(value), "__cuda_array_interface__")
+    """Whether this is an array in a GPU's memory; no tensor is."""
+    return hasattr(type(value), "__cuda_array_interface__") and type(value) is not Tensor
 
 
 def library(array: Array) -> Any:
@@ -103,4 +103,18 @@ def holds_array(value: Any) -> bool:
 
 
 def _share_memory(a: Array, b: Array) -> bool:
-    return isinstance(a, np.ndarray) is isinstance(b, np.ndarray) and bool(library(a).may_share_memory(a, b))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return bool(np.may_share_memory(a, b))
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return False
+    (begin, end), (other_begin, other_end) = _bounds(a), _bounds(b)
+    return begin < other_end and other_begin < end
+
+
+def _bounds(array: Array) -> tuple[int, int]:
+    """The addresses between which an array of the GPU lies; asked of the array, as `xp` may be watched."""
+    if not array.size:
+        return 0, 0
+    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    begin = array.data.ptr + sum(r for r in reach if r < 0)
+    return begin, array.data.ptr + sum(r for r in reach if r > 0) + array.itemsize

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,19 @@ from .batch import Batch, Stack
 from .cublas import Cublas
 from .sources import OPTIONS, source
 
-__all__ = ["Graph", "capture", "launch", "memory", "memory_asked", "product", "set_tf32", "tf32", "to_numpy", "xp"]
+__all__ = [
+    "Graph",
+    "capture",
+    "launch",
+    "memory",
+    "memory_asked",
+    "product",
+    "set_tf32",
+    "shifted",
+    "tf32",
+    "to_numpy",
+    "xp",
+]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 NO_MEMORY = 2
@@ -92,6 +105,11 @@ def to_numpy(array: Array) -> Any:
     return array.get()
 
 
+def shifted(array: Array, elements: int) -> Array:
+    """The contiguous array of that shape and dtype that lies so many elements later in the same allocation."""
+    return xp.ndarray(array.shape, array.dtype, array.data + elements * array.itemsize) if elements else array
+
+
 def memory() -> tuple[int, int]:
     """Bytes of the GPU's memory that are free, what CuPy's pool holds unused included, and all there are."""
     free, total = xp.cuda.runtime.memGetInfo()
@@ -123,7 +141,7 @@ def capture(run: Callable[[], None]) -> Graph:
     Memory that it asks for comes from a pool of the graph's own: nobody else is given it later.
 
     Raises:
-        RuntimeError: it waits for the GPU, or does something else that a graph cannot hold.
+        RuntimeError: it waits for the GPU, copies memory of the host, or does something else that a graph cannot hold.
     """
     pool, stream = xp.cuda.MemoryPool(), xp.cuda.Stream(non_blocking=True)
     before = xp.cuda.get_current_stream().record()
@@ -133,13 +151,34 @@ def capture(run: Callable[[], None]) -> Graph:
         stream.synchronize()
         stream.begin_capture()
         try:
-            run()
+            with _no_copies_from_host():
+                run()
         except BaseException:
             # The capture has to be ended, or the stream cannot be used; what it holds is of no use.
             _end(stream)
             raise
         graph = stream.end_capture()
     return Graph(graph, stream, pool)
+
+
+@contextmanager
+def _no_copies_from_host() -> Iterator[None]:
+    """Refuse to this thread the memory through which CuPy copies from the host.
+
+    CUDA would let it: the graph would copy from there again in each launch, whatever lies there by then.
+    """
+    thread, pool = threading.get_ident(), xp.get_default_pinned_memory_pool()
+
+    def allocate(size: int) -> Any:
+        if threading.get_ident() == thread:
+            raise RuntimeError("it copies memory of the host, which a graph would find changed")
+        return pool.malloc(size)
+
+    xp.cuda.set_pinned_memory_allocator(allocate)
+    try:
+        yield
+    finally:
+        xp.cuda.set_pinned_memory_allocator(pool.malloc)
 
 
 def _end(stream: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .state import OutOfMemoryError, state
+from .state import CaptureRefusedError, OutOfMemoryError, state
 
 LIBRARY = "simulated_cupy"
 """What the module of its arrays is called, as `cupy` is that of CuPy's."""
@@ -723,6 +723,8 @@ def _matmul(*args: Any, out: Any = None, **kwargs: Any) -> ndarray:
         if not isinstance(arg, ndarray):
             raise TypeError(f"Unsupported type {type(arg)}")
     _bound("matmul", MATMUL).bind(*args, **kwargs)
+    if state.captured is not None:
+        raise CaptureRefusedError("calling cuBLAS API during stream capture is currently unsupported")
     return _to(partial(np.matmul, *[arg._host for arg in args], **kwargs), out)
 
 

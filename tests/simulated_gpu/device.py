@@ -16,11 +16,23 @@ from tinygrad_cr.kernels.gpu.batch import Batch, Stack
 from tinygrad_cr.kernels.gpu.cublas import Cublas
 
 from . import host
-from .arrays import ndarray, xp
+from .arrays import _view, ndarray, xp
 from .library import Library
 from .state import OutOfMemoryError, state
 
-__all__ = ["Graph", "capture", "launch", "memory", "memory_asked", "product", "set_tf32", "tf32", "to_numpy", "xp"]
+__all__ = [
+    "Graph",
+    "capture",
+    "launch",
+    "memory",
+    "memory_asked",
+    "product",
+    "set_tf32",
+    "shifted",
+    "tf32",
+    "to_numpy",
+    "xp",
+]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 _cublas = Cublas()
@@ -80,6 +92,16 @@ def tf32() -> bool:
 def to_numpy(array: Any) -> Any:
     """A copy in the host's memory; waits for the GPU."""
     return array.get()
+
+
+def shifted(array: Any, elements: int) -> Any:
+    """The array that lies so many elements later."""
+    if not elements:
+        return array
+    whole = array if array.base is None else array.base
+    place = array.data.ptr - whole.data.ptr + elements * array.itemsize
+    flat = whole._host.reshape(-1).view(np.uint8)[place : place + array.nbytes]
+    return _view(flat.view(array.dtype).reshape(array.shape), whole)
 
 
 def memory() -> tuple[int, int]:
