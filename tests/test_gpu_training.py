@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tinygrad_cr import doctor, ensemble, search
-from tinygrad_cr.data import Dataset
-from tinygrad_cr.errors import DeviceError, OptionError
+from tinygrad_cr import cli, doctor, ensemble, search
+from tinygrad_cr.data import Dataset, Standardizer
+from tinygrad_cr.errors import DeviceError, DeviceMemoryError, OptionError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.optim import SGD
 from tinygrad_cr.train import Trainer, evaluate, load_run, predict_proba
+from tinygrad_cr.train.evaluate import Evaluation
 
 
 def pictures(n: int, seed: int = 0) -> Dataset:
@@ -83,18 +86,76 @@ def test_a_model_that_is_on_the_gpu_is_trained_there(simulated_gpu):
     assert_close(history, expected)
 
 
+@pytest.mark.parametrize("how", [EAGER, COMPILED], ids=["eager", "compiled"])
 @pytest.mark.parametrize("members", [None, 3])
-def test_the_gpu_is_waited_for_once_a_block_and_not_once_a_step(simulated_gpu, members):
+def test_the_gpu_is_waited_for_once_a_block_and_not_once_a_step(simulated_gpu, members, how):
     waits = []
     for batch_size in (64, 2):  # 3 steps, and 67
         model = network(members=members)
         trainer = Trainer(
-            model, device="gpu", epochs=1, batch_size=batch_size, generator=0, monitors=False, reporter=False, **EAGER
+            model, device="gpu", epochs=1, batch_size=batch_size, generator=0, monitors=False, reporter=False, **how
         )
         before = simulated_gpu.waits
         trainer.fit(TRAIN, VALIDATION)
         waits.append(simulated_gpu.waits - before)
+    # Two blocks more, each with a step of its own whose norms are measured.
     assert waits[1] <= waits[0] + 8
+
+
+def test_a_look_at_a_part_waits_once(simulated_gpu):
+    model = network()
+    model.to("gpu")
+    look = Evaluation(model, TRAIN, Standardizer().fit(TRAIN.x))
+    before = simulated_gpu.waits
+    look.measure()
+    assert simulated_gpu.waits == before + 1
+
+
+def test_where_memory_does_not_suffice_the_error_says_so_and_the_model_stays_what_it_was(simulated_gpu):
+    model = network()
+    expected = model.state_dict()
+    trainer = Trainer(model, device="gpu", batch_size=133, reporter=False)
+    simulated_gpu.memory = 4000
+    with pytest.raises(DeviceMemoryError, match=r"the GPU was asked for .* are free"):
+        trainer.fit(TRAIN, VALIDATION)
+    simulated_gpu.memory = 2**34
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+def test_the_command_line_trains_and_predicts_on_the_gpu(simulated_gpu, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["tinygrad-cr", *arguments])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert not left.value.code
+        return capsys.readouterr().out
+
+    np.savez("pictures.npz", x=TRAIN.x, y=TRAIN.y)
+    train = ("train", "--data", "pictures.npz", "--hidden", "8", "--batch-size", "16", "--no-report", "--out", "run")
+    run(*train, "--epochs", "1", "--device", "gpu")
+    assert json.loads(Path("run/config.json").read_text())["device"] == "gpu"
+    assert "test accuracy" in run("train", "--resume", "run", "--epochs", "2", "--device", "cpu", "--no-report")
+    np.savez("rows.npz", x=TRAIN.x)
+    answers = [
+        np.loadtxt(io.StringIO(run("predict", "--model", "run", "--data", "rows.npz", "--device", device)), str)
+        for device in ("cpu", "gpu")
+    ]
+    assert answers[0].shape == answers[1].shape
+
+
+def test_the_command_line_says_that_there_is_no_gpu(tmp_path, monkeypatch, capsys):
+    if "gpu" in available():
+        pytest.skip("there is a GPU")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tinygrad-cr", "train", "--device", "gpu"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 1
+    assert "this machine has cpu, reference" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_of_bytes_lie_on_the_gpu_as_bytes(simulated_gpu):
@@ -157,8 +218,8 @@ def test_an_ensemble_and_the_doctor_work_with_a_model_on_the_gpu(simulated_gpu):
     model = network()
     model.to("gpu")
     report = doctor.preflight(model, TRAIN, VALIDATION, generator=0)
-    assert {check.name: check.status for check in report} == {
-        check.name: check.status for check in doctor.preflight(network(), TRAIN, VALIDATION, generator=0)
+    assert {check.name: check.status for check in report.checks} == {
+        check.name: check.status for check in doctor.preflight(network(), TRAIN, VALIDATION, generator=0).checks
     }
 
 

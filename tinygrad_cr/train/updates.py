@@ -37,7 +37,6 @@ class Updates:
         shared: of a population: whether all members see the same minibatches.
 
     Attributes:
-        captured: whether steps are compiled; False once it has turned out that they cannot be.
         penalized: whether costs hold a penalty; norms are then measured in every step.
     """
 
@@ -66,6 +65,7 @@ class Updates:
 
     @property
     def captured(self) -> bool:
+        """Whether steps are compiled; False once it has turned out that they cannot be."""
         return self._compiled is not None
 
     @property
