@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calls import FAST, evaluate_case
+from calls import FAST, GPU, evaluate_case
 from tinygrad_cr import Tensor, nn, ops
 from tinygrad_cr.gradcheck import gradcheck
 from tinygrad_cr.op_table import CASES, Case, check_layer, layers
@@ -20,8 +20,10 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 @every_case
-def test_the_gradient_agrees_with_finite_differences(case: Case) -> None:
-    report = gradcheck(case.fn, case.inputs(), name=case.operation, raises=False)
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_the_gradient_agrees_with_finite_differences(case: Case, device: str) -> None:
+    inputs = [Tensor(a, device=device) for a in case.inputs()]
+    report = gradcheck(case.fn, inputs, name=case.operation, raises=False)
     assert report.ok, report
 
 

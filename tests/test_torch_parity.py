@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cr
-from calls import evaluate_case, small_network, training_step, weights_for
+from calls import GPU, evaluate_case, small_network, training_step, weights_for
 from tinygrad_cr import Tensor, data, nn, ops, optim
 from tinygrad_cr.op_table import CASES, Case
 
@@ -25,11 +25,12 @@ def close(found: Any, wanted: Any, dtype: str) -> None:
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.peer], ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_value_and_gradient_equal_those_of_torch(case: Case, dtype: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_value_and_gradient_equal_those_of_torch(case: Case, dtype: str, device: str) -> None:
     inputs = [torch.tensor(a, requires_grad=True) for a in case.inputs(dtype=dtype)]
     y = case.peer(torch, *inputs)
     y.backward(torch.tensor(weights_for(y)))
-    value, gradients = evaluate_case(case, dtype)
+    value, gradients = evaluate_case(case, dtype, device)
     peers = [y.detach().numpy(), *(t.grad.numpy() for t in inputs)]
     for found, wanted in zip([value, *gradients], peers, strict=True):
         close(found, wanted, dtype)
@@ -49,17 +50,18 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, An
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_ten_steps_of_an_optimizer_equal_those_of_torch(name: str, dtype: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_ten_steps_of_an_optimizer_equal_those_of_torch(name: str, dtype: str, device: str) -> None:
     ours, theirs, options = OPTIMIZERS[name]
     x = np.random.default_rng(3).normal(size=(6, 4)).astype(dtype)
-    model = small_network(dtype)
+    model = small_network(dtype).to(device)
     peers = {key: torch.tensor(value, requires_grad=True) for key, value in model.state_dict().items()}
     biases = {"params": [p for key, p in peers.items() if key.endswith("bias")], "weight_decay": 0.0}
     weights = {"params": [p for key, p in peers.items() if key.endswith("weight")]}
     optimizer, peer_optimizer = ours(model, **options), theirs([weights, biases], **options)
     for _ in range(10):
         optimizer.zero_grad()
-        ops.cross_entropy(model(Tensor(x)), LABELS).backward()
+        ops.cross_entropy(model(Tensor(x, device=device)), LABELS).backward()
         optimizer.step()
         peer_optimizer.zero_grad()
         w1, b1, w2, b2 = peers.values()

@@ -58,6 +58,7 @@ class Launches:
 
     Attributes:
         wholes, reals: the numbers of all calls as the capture left them, and the same memory as real numbers.
+        moved: for (id of a call's arguments, place), the one of these two that has this argument now, and its cell.
         refused: why the calls cannot be repeated as a graph, if they cannot.
     """
 
@@ -65,10 +66,10 @@ class Launches:
         self.refused: str | None = None
         self._said = False
         self.moved: dict[tuple[int, int], tuple[Array, tuple[int]]] = {}
-        self._values: list[tuple[int, int, Any, bool]] = []
         self._size = 0
         self._calls: list[_Joint | Call] = []
-        self._changing: list[tuple[tuple[int, int], int, bool]] = []
+        # Of each number: the call's arguments and the place in them, the cell it has, its value, whether it is real.
+        self._numbers: list[tuple[tuple[int, int], int, Any, bool]] = []
         for alone, group in groupby(calls, key=lambda call: call[2] is None):
             if alone:
                 for call in group:
@@ -78,10 +79,10 @@ class Launches:
                     self._add_loop(loop)
         self.wholes = np.zeros(max(1, self._size), np.int64)
         self.reals = self.wholes.view(np.float64)
-        for key, cell, real in self._changing:
-            self.moved[key] = (self.reals if real else self.wholes, (cell,))
-        for _, cell, value, real in self._values:
-            (self.reals if real else self.wholes)[cell] = value
+        for key, cell, value, real in self._numbers:
+            table = self.reals if real else self.wholes
+            table[cell] = value
+            self.moved[key] = (table, (cell,))
         self._cells = xp.asarray(self.wholes)
         self._state = xp.zeros(3, np.int64)
         self._indices: dict[tuple[int, ...], Array | None] = {}
@@ -123,7 +124,7 @@ class Launches:
                         self._add(call)
                 else:
                     members = tuple(call[2] for call in column)
-                    self._calls.append(self._joint(kind[0], members, column, arguments))  # type: ignore[arg-type]
+                    self._calls.append(self._joint(kind[0], members, column, arguments))
 
     def _joint(
         self, kernel: Callable[..., None], members: tuple[int, ...] | None, calls: Sequence[Call], arguments: list[Any]
@@ -132,11 +133,9 @@ class Launches:
         rows = 1 if members is None else members[-1] + 1
         first = self._size
         for call in calls if columns else ():
-            row = first + (0 if members is None else call[2]) * len(columns)  # type: ignore[operator]
+            row = first + (call[2] or 0) * len(columns)
             for c, (position, (_, real)) in enumerate(zip(_POSITIONS[kernel.__name__], columns, strict=True)):
-                value = call[1][position]
-                self._values.append((position, row + c, value, real))
-                self._changing.append(((id(call[1]), position), row + c, real))
+                self._numbers.append(((id(call[1]), position), row + c, call[1][position], real))
         self._size += rows * len(columns)
         return _Joint(kernel, members, arguments, first, (rows, len(columns)))
 
@@ -281,17 +280,20 @@ def _kind(call: Call) -> tuple[Any, ...] | None:
 def _array_kind(call: Call) -> tuple[Any, ...] | None:
     """`_kind` of a function of the array library that writes into `out`."""
     function, arguments, _ = call
-    out = getattr(function, "keywords", {}).get("out")
-    arrays = [*arguments, out]
-    if len(arrays) != 3 or set(function.keywords) != {"out"} or not all(map(_is_plain, arrays)):  # type: ignore[attr-defined]
+    keywords = getattr(function, "keywords", {})
+    if len(arguments) != 2 or set(keywords) != {"out"} or not all(map(_is_plain, (*arguments, keywords["out"]))):
         return None
-    first, second = arguments
-    inner = function.func  # type: ignore[attr-defined]
-    if inner is xp.multiply and first.ndim == 0 and first.dtype == second.dtype == out.dtype in _FLOATS:
-        return (scale.of_members, *map(_sort, arrays)) if second.shape == out.shape else None  # type: ignore[attr-defined]
-    if inner is xp.take and first.dtype == second.dtype == out.dtype == np.int64 and first.ndim == 1:
-        return (take.of_members, *map(_sort, arrays)) if second.shape == out.shape else None  # type: ignore[attr-defined]
-    return None
+    first, second, out = *arguments, keywords["out"]
+    if not first.dtype == second.dtype == out.dtype or second.shape != out.shape:
+        return None
+    inner: Any = getattr(function, "func", None)
+    if inner is xp.multiply and first.ndim == 0 and out.dtype in _FLOATS:
+        kernel: Any = scale
+    elif inner is xp.take and first.ndim == 1 and out.dtype == np.int64:
+        kernel = take
+    else:
+        return None
+    return (kernel.of_members, *map(_sort, (first, second, out)))
 
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))

@@ -1,5 +1,5 @@
 // As much of CUDA as the kernels use, for a host compiler: a block's threads run one after another, each until it
-// has to wait for others.
+// has to wait for others, and so do its warps.
 
 #include <math.h>
 #include <setjmp.h>
@@ -159,6 +159,29 @@ static bool released(unsigned first, unsigned stop, unsigned mask) {
     return lanes != 0;
 }
 
+// Run a warp until its threads wait for the block; whether any of them got on. No other warp runs in between: one that
+// relies on others having come as far as itself shows.
+static bool run_warp(unsigned first, unsigned stop, bool backwards) {
+    bool ever = false;
+    for (bool moved = true; moved && !problem[0];) {
+        moved = false;
+        for (unsigned k = first; k < stop; k++) {
+            Thread &t = threads[backwards ? first + stop - 1 - k : k];
+            if (!t.done && !t.waits) {
+                go_on(&t);
+                moved = true;
+            }
+        }
+        for (unsigned i = first; i < stop; i++) {
+            if (threads[i].waits && threads[i].wait.mask) {
+                moved |= released(first, stop, threads[i].wait.mask);
+            }
+        }
+        ever |= moved;
+    }
+    return ever;
+}
+
 static void run_block(unsigned count, bool backwards) {
     for (unsigned i = 0; i < count; i++) {
         const Three index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
@@ -166,21 +189,14 @@ static void run_block(unsigned count, bool backwards) {
     }
     for (;;) {
         bool moved = false, left = false;
-        for (unsigned k = 0; k < count; k++) {
-            Thread &t = threads[backwards ? count - 1 - k : k];
-            if (!t.done && !t.waits) {
-                go_on(&t);
-                moved = true;
-            }
+        for (unsigned k = 0; k < count; k += WARP) {
+            const unsigned first = backwards ? (count - 1) / WARP * WARP - k : k;
+            moved |= run_warp(first, first + WARP < count ? first + WARP : count, backwards);
         }
         for (unsigned i = 0; i < count; i++) {
-            const unsigned first = i / WARP * WARP;
             left |= !threads[i].done;
-            if (threads[i].waits && threads[i].wait.mask) {
-                moved |= released(first, first + WARP < count ? first + WARP : count, threads[i].wait.mask);
-            }
         }
-        moved = moved || released(0, count, 0);
+        moved |= released(0, count, 0);
         if (!left || problem[0]) {
             return;
         }
