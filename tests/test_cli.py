@@ -231,6 +231,7 @@ def test_options_reach_the_configuration(tool):
             "dtype": "float32",
         },
         "data": "digits",
+        "device": "cpu",
     }
 
 

@@ -127,7 +127,11 @@ class Optimizer:
             spans, weights = spans[chosen], weights[chosen]
         members = self.members
         xp = flat.backend.xp
-        out = xp.zeros((len(spans), 2) if members is None else (members, len(spans), 2)) if norms else None
+        out = None
+        if norms:
+            # Every norm is written. A captured step would make xp.zeros a call of its own, which no table holds.
+            out = xp.empty((len(spans), 2) if members is None else (members, len(spans), 2))
+            out.fill(0)
         if tape.capturing:
             watch(self, "weight_decay")
         known_weights, known_reg, known_decay, l2 = self._penalties

@@ -52,6 +52,7 @@ def ensemble(
     init: options.Init = "he",
     standardize: options.Standardize = "per-feature",
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
     out: Annotated[
         Path | None, typer.Option(help="Folder, new or empty (default: runs/DATA-ensemble-1, -2, ...).")
     ] = None,
@@ -86,6 +87,7 @@ def ensemble(
             generator=seed,
             reporter=reporter,
             monitors=False,
+            device=device,
             **chosen,
             **how,
         )

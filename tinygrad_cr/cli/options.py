@@ -26,6 +26,7 @@ def one_of(names: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}"
 
 
+DEVICES = ("cpu", "gpu")
 Data = Annotated[str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or a .npz or .csv file.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Label column of a .csv file: its name, or its position from 0.")]
 Hidden = Annotated[str, typer.Option(help="Widths of the hidden layers, e.g. 100 or 256,128; '' for none.")]
@@ -40,6 +41,7 @@ Regularization = Annotated[float, typer.Option(help="Strength of the penalty 0.5
 OptimizerName = Annotated[str, typer.Option(help=f"Update rule: {one_of(OPTIMIZERS)}.")]
 Init = Annotated[str, typer.Option(help=f"{', '.join(INITS)}, or a standard deviation such as 1e-4.")]
 Standardize = Annotated[str, typer.Option(help=f"How features are shifted and scaled: {one_of(MODES)}.")]
+Device = Annotated[str, typer.Option(help=f"Where to compute: {one_of(DEVICES)}.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same run.")]
 
 

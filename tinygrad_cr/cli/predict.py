@@ -16,12 +16,14 @@ import typer
 from tinygrad_cr.cli import options
 from tinygrad_cr.cli.ensemble import ENSEMBLE
 from tinygrad_cr.data import Standardizer, load
+from tinygrad_cr.device import find_backend
 from tinygrad_cr.ensemble import Ensemble
 from tinygrad_cr.errors import DataError, RunError
-from tinygrad_cr.nn import MLP
+from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.report.searches import read_search
 from tinygrad_cr.search.ledger import SEARCH
 from tinygrad_cr.train import load_run, predict_proba
+from tinygrad_cr.train.evaluate import kernels_of
 from tinygrad_cr.train.run import write_atomically
 
 Array = np.ndarray[Any, Any]
@@ -36,13 +38,14 @@ def predict(
         str | None,
         typer.Option(help="Column of a .csv file to leave out, by name or position, if it holds labels."),
     ] = None,
+    device: options.Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="CSV file to write (default: standard output).")] = None,
 ) -> None:
     """Write the class and the probability of each class for every row, as CSV.
 
     An ensemble and a population answer with the mean of their members' probabilities.
     """
-    ask, names, wanted = _answering(model)
+    ask, names, wanted = _answering(model, device)
     rows = load(data, label=None if label is None else options.column(label))
     if wanted is not None and rows.features != wanted:
         raise DataError(
@@ -65,23 +68,32 @@ def predict(
         raise RunError(f"cannot write {out}: {error.strerror}") from None
 
 
-def _answering(path: Path) -> tuple[Callable[[Any], Array], list[str], int | None]:
+def _answering(path: Path, device: str) -> tuple[Callable[[Any], Array], list[str], int | None]:
     """What gives probabilities for rows, the names of its classes, and how many columns it takes."""
     if path.is_file() or (path / ENSEMBLE).exists():
         ensemble = Ensemble.load(path if path.is_file() else path / ENSEMBLE)
+        for member in ensemble:
+            _move(member.model, device)
         return ensemble.predict_proba, list(ensemble.class_names), ensemble[0].features
     if (path / SEARCH).exists():
         found = read_search(path)
         winner = found.result.winner
         if winner is None:
             raise RunError(f"{path} has no winner yet: let the search finish, the same command goes on with it")
+        _move(winner.model, device)
         names = list(found.command.get("class_names") or [])
         return partial(_network, winner.model, winner.standardizer), names, winner.model.sizes[0]
     run = load_run(path)
+    _move(run.model, device)
     if run.model.members is not None:
         population = Ensemble(run.model, standardizer=run.standardizer, class_names=run.class_names)
         return population.predict_proba, run.class_names, run.model.sizes[0]
     return partial(_network, run.model, run.standardizer), run.class_names, run.model.sizes[0]
+
+
+def _move(model: Module, device: str) -> None:
+    if find_backend(device) is not kernels_of(model):
+        model.to(device)
 
 
 def _network(model: MLP, standardizer: Standardizer, x: Any) -> Array:

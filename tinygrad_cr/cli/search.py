@@ -69,6 +69,7 @@ def search(
     ] = 1,
     standardize: options.Standardize = "per-feature",
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
     out: Annotated[
         Path | None,
         typer.Option(help="Folder, new or of the same search, which then goes on (default: runs/DATA-search-1, ...)."),
@@ -103,6 +104,7 @@ def search(
         "patience": patience,
         "repeats": repeats,
         "standardize": standardize,
+        "device": device,
         "out": folder,
         "reporter": Bar(stream) if stream.isatty() else Lines(stream),
     }

@@ -22,7 +22,7 @@ from tinygrad_cr.train import History, Trainer, evaluate, load_parts, read_run
 from tinygrad_cr.train.progress import default_reporter
 from tinygrad_cr.train.run import PREFLIGHT, next_run_path, write_atomically
 
-WITH_RESUME = {"resume", "epochs", "as_json", "report"}
+WITH_RESUME = {"resume", "epochs", "device", "as_json", "report"}
 """What may be said together with --resume; everything else stands in the run folder."""
 
 
@@ -58,6 +58,7 @@ def train(
     ] = False,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="Run folder, new or empty (default: runs/DATA-1, -2, ...).")] = None,
     resume: Annotated[
         Path | None,
@@ -76,7 +77,12 @@ def train(
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given - WITH_RESUME))
             raise OptionError(f"--resume takes the options of the run: leave {flags} out")
         parts = load_parts(read_run(resume).config)
-        trainer = Trainer.resume(resume, epochs=epochs if "epochs" in given else None, reporter=reporter)
+        trainer = Trainer.resume(
+            resume,
+            epochs=epochs if "epochs" in given else None,
+            device=device if "device" in given else None,
+            reporter=reporter,
+        )
         if "epochs" in given and trainer.config.get("command"):
             # The command that makes the longer run at once: of an option given twice the last one counts.
             trainer.config["command"] = [*trainer.config["command"], "--epochs", str(epochs)]
@@ -100,6 +106,7 @@ def train(
             checkpoint_epochs=checkpoint_epochs,
             config=command | {"command": ["tinygrad-cr", *sys.argv[1:]]},
             reporter=reporter,
+            device=device,
         )
         checks = None
         if preflight:

@@ -85,6 +85,15 @@ class Batches:
         data = ((self.dataset.x - self._mean) * self._scale).astype(dtype)
         return data, self._labels, np.zeros(data.shape[1], dtype), np.ones(data.shape[1], dtype)
 
+    def order(self) -> NDArray[np.int64]:
+        """The rows in the order in which one epoch takes them; the next one, as far as the generator is concerned.
+
+        >>> Batches(Dataset([[1], [2], [3]], [0, 1, 2]), 2, shuffle=False).order()
+        array([0, 1, 2])
+        """
+        n = len(self.dataset)
+        return self.generator.permutation(n) if self.shuffle else np.arange(n)
+
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
@@ -100,8 +109,7 @@ class Batches:
         """
         gather, data, labels, mean, scale = backend("cpu").gather, self.dataset.x, self._labels, self._mean, self._scale
         narrowed = self._gathered is not self._x
-        n, size = len(data), self.batch_size
-        order = self.generator.permutation(n) if self.shuffle else np.arange(n)
+        n, size, order = len(data), self.batch_size, self.order()
         for start in range(skip * size, n, size):
             chosen = order[start : start + size]
             x, gathered, y = self._views(len(chosen))

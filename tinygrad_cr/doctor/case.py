@@ -20,8 +20,8 @@ from tinygrad_cr.optim import Optimizer, make_optimizer
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.random import Generator, as_generator
 from tinygrad_cr.tape import mode, no_grad
-from tinygrad_cr.tensor import Tensor
-from tinygrad_cr.train.evaluate import evaluation
+from tinygrad_cr.tensor import CPU, Tensor
+from tinygrad_cr.train.evaluate import evaluation, kernels_of
 from tinygrad_cr.train.trainer import DEFAULT_LR
 
 Loss = Callable[[Tensor, Any], Tensor]
@@ -293,13 +293,27 @@ def _patient(
         lr = number("lr", lr)
     if isinstance(optimizer, str):
         model, loss = copy.deepcopy((model, loss))
+        if not kernels_of(model).host:
+            model.to(CPU.name)
         return Patient(model, make_optimizer(optimizer, model, DEFAULT_LR if lr is None else lr, momentum), loss), lr
     if not optimizer.trains(model):
         raise OptionError("the optimizer was made for another model; make it as SGD(model, ...) for this one")
-    patient = Patient(*copy.deepcopy((model, optimizer, loss)))
+    patient = _on_host(Patient(*copy.deepcopy((model, optimizer, loss))))
     if lr is not None:
         patient.optimizer.lr = lr
     return patient, patient.optimizer.lr
+
+
+def _on_host(patient: Patient) -> Patient:
+    """What lies on a GPU is examined on the host: it computes the same there, and every number is looked at."""
+    model, optimizer, loss = patient
+    if kernels_of(model).host:
+        return patient
+    state = optimizer.state_dict()
+    model.to(CPU.name)
+    there = type(optimizer)(model, optimizer.lr, **optimizer.config())
+    there.load_state_dict(state)
+    return Patient(model, there, loss)
 
 
 def _logits(model: Module, train: Dataset) -> Tensor:

@@ -20,7 +20,7 @@ from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator, as_generator
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.checkpoint import generators
-from tinygrad_cr.train.evaluate import evaluation
+from tinygrad_cr.train.evaluate import evaluation, input_of
 
 Step = Callable[[Tensor], Tensor]
 ROWS = 4096
@@ -96,10 +96,10 @@ def mc_dropout(
             chunk = rows[start : start + step]
             values = chunk.astype(dtype) if standardizer is None else standardizer.transform(chunk, dtype=dtype)
             total, squares = np.zeros(()), np.zeros(())
-            before = _through(shared, Tensor(values))
+            before = _through(shared, input_of(model, values))
             for passes in _parts(samples, max(1, ROWS // len(chunk))):
                 drawn = [source.draw for source in sources]
-                repeated = Tensor(np.tile(before.numpy(), (passes, 1)))
+                repeated = input_of(model, np.tile(before.numpy(), (passes, 1)))
                 logits = _through(masked, repeated).numpy().reshape(passes, len(chunk), -1)
                 if drawn == [source.draw for source in sources]:
                     raise OptionError(

@@ -11,9 +11,8 @@ import numpy as np
 from tinygrad_cr.data import Standardizer
 from tinygrad_cr.errors import DataError, OptionError, ShapeError
 from tinygrad_cr.nn import MLP, Module, member_of
-from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train import Run
-from tinygrad_cr.train.evaluate import evaluation
+from tinygrad_cr.train.evaluate import evaluation, input_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Member:
 
     def logits(self, x: Any) -> np.ndarray[Any, Any]:
         """x: [n, features], standardised and in the dtype of the model -> [n, classes]; for use in evaluation mode."""
-        return self.model(Tensor(x)).numpy()
+        return self.model(input_of(self.model, x)).numpy()
 
 
 def gathered(

@@ -90,7 +90,7 @@ class WeightAverage(Callback):
         new = count / self.steps_averaged if self.decay is None or not self.average else 1 - self.decay**count
         for name, parameter in self.model.named_parameters():
             # float64: float32 sums of thousands of looks would drift.
-            value = np.asarray(parameter.data, np.float64)
+            value = np.asarray(parameter.backend.to_numpy(parameter.data), np.float64)
             before = self.average.get(name)
             self.average[name] = value.copy() if before is None else before + new * (value - before)
 

@@ -30,6 +30,7 @@ def optuna_objective(
     patience: int | None = None,
     standardize: str = "per-feature",
     dtype: str = "float32",
+    device: str = "cpu",
 ) -> OptunaObjective:
     """What ``study.optimize`` maximises: the best validation accuracy of a network trained at a trial's point.
 
@@ -44,7 +45,7 @@ def optuna_objective(
         space: a range, a `Choice` or a value for each of some hyperparameters, see `Space`.
         epochs: how long a trial that is not pruned is trained.
         seed: of weights, masks and shuffles; that of the points belongs to Optuna's sampler.
-        patience, standardize, dtype: as of `random_search`.
+        patience, standardize, dtype, device: as of `random_search`.
 
     Raises:
         ExtraError: Optuna is not installed.
@@ -74,6 +75,7 @@ def optuna_objective(
         Standardizer(standardize).fit(part.x),
         None if patience is None else integer("patience", patience, least=1),
         dtype,
+        device,
     )
     return OptunaObjective(material, Space(space), integer("epochs", epochs, least=1), seed)
 

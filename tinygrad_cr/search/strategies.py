@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinygrad_cr.data import Dataset, Standardizer, load
+from tinygrad_cr.device import find_backend
 from tinygrad_cr.errors import RunError, unknown_name
 from tinygrad_cr.options import integer
 from tinygrad_cr.search.explore import Explorer
@@ -42,6 +43,7 @@ def random_search(
     repeats: int = 0,
     standardize: str = "per-feature",
     dtype: str = "float32",
+    device: str = "cpu",
     group_size: int = GROUP_SIZE,
     out: Path | str | None = None,
     executor: Executor | None = None,
@@ -61,6 +63,7 @@ def random_search(
         patience: so many epochs in a row without a better validation accuracy end a trial; None for never.
         repeats: train the winner's settings from so many other seeds, too.
         standardize, dtype: as of `Trainer` and `MLP`.
+        device: where trials are trained, see `Trainer`; a search may go on on another device. The winner is on the CPU.
         group_size: most trials that are trained together, and that a crash can lose. Wide networks make smaller ones.
         out: folder for the ledger; one that holds the same search already goes on where that ended.
         executor: any `concurrent.futures.Executor` to train groups on; None for this process.
@@ -70,6 +73,7 @@ def random_search(
         OptionError: an unknown name, or a value out of its range.
         DataError, ShapeError: parts that do not fit each other, or have no labels.
         DivergenceError: all trials diverged.
+        DeviceError: a device that this machine does not have.
         RunError: `out` holds another search or other files, or is in use.
 
     >>> from tinygrad_cr.data import load, split
@@ -85,6 +89,7 @@ def random_search(
         plan,
         (train, validation, test),
         _options(patience, dtype, standardize, repeats),
+        device=device,
         group_size=group_size,
         out=out,
         executor=executor,
@@ -106,6 +111,7 @@ def grid_search(
     repeats: int = 0,
     standardize: str = "per-feature",
     dtype: str = "float32",
+    device: str = "cpu",
     group_size: int = GROUP_SIZE,
     out: Path | str | None = None,
     executor: Executor | None = None,
@@ -135,6 +141,7 @@ def grid_search(
         plan,
         (train, validation, test),
         _options(patience, dtype, standardize, repeats),
+        device=device,
         group_size=group_size,
         out=out,
         executor=executor,
@@ -155,6 +162,7 @@ def coarse_to_fine(
     repeats: int = 0,
     standardize: str = "per-feature",
     dtype: str = "float32",
+    device: str = "cpu",
     group_size: int = GROUP_SIZE,
     out: Path | str | None = None,
     executor: Executor | None = None,
@@ -180,6 +188,7 @@ def coarse_to_fine(
         plan,
         (train, validation, test),
         _options(patience, dtype, standardize, repeats),
+        device=device,
         group_size=group_size,
         out=out,
         executor=executor,
@@ -193,6 +202,7 @@ def resume(
     validation: Part,
     *,
     test: Part | None = None,
+    device: str = "cpu",
     group_size: int = GROUP_SIZE,
     executor: Executor | None = None,
     reporter: SearchReporter | bool = True,
@@ -219,6 +229,7 @@ def resume(
         plan,
         (train, validation, test),
         options,
+        device=device,
         group_size=group_size,
         out=out,
         executor=executor,
@@ -243,6 +254,7 @@ def _search(
     parts: tuple[Part, Part, Part | None],
     options: dict[str, Any],
     *,
+    device: str,
     group_size: int,
     out: Path | str | None,
     executor: Executor | None,
@@ -250,6 +262,7 @@ def _search(
 ) -> SearchResult:
     """Make the trials of a plan, and the winner."""
     integer("group_size", group_size, least=1)
+    find_backend(device)
     train, validation, test = load(parts[0]), load(parts[1]), None if parts[2] is None else load(parts[2])
     check_parts(train, validation, test)
     material = Material(
@@ -258,6 +271,7 @@ def _search(
         Standardizer(options["standardize"]).fit(train.x),
         options["patience"],
         options["dtype"],
+        device,
     )
     named = {"train": train, "validation": validation, "test": test}
     data = {} if out is None else {name: None if part is None else digest(part) for name, part in named.items()}

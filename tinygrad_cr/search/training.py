@@ -33,6 +33,7 @@ class Material:
         standardizer: fitted on the training part.
         patience: so many epochs in a row without a better validation accuracy end a trial; None for never.
         dtype: of the networks.
+        device: where they are trained.
     """
 
     train: Dataset
@@ -40,6 +41,7 @@ class Material:
     standardizer: Standardizer
     patience: int | None = None
     dtype: str = "float32"
+    device: str = "cpu"
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -114,6 +116,7 @@ def train_group(
         standardize=material.standardizer,
         generator=[trial.shuffles() for trial in trials],
         patience=material.patience,
+        device=material.device,
         callbacks=[] if report is None else [_Listener(trials, report)],
         reporter=False,
     )
@@ -158,6 +161,7 @@ def _train(trial: Trial, material: Material, epochs: int, report: Report | None,
         standardize=material.standardizer,
         generator=trial.shuffles(),
         patience=material.patience,
+        device=material.device,
         callbacks=[] if report is None else [_Listener([trial], report)],
         reporter=False,
     )

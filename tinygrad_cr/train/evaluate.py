@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from tinygrad_cr import ops
+from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Batches, Dataset, Standardizer
-from tinygrad_cr.errors import DataError, ShapeError
-from tinygrad_cr.nn import Module, member_of
-from tinygrad_cr.tape import each_member, no_grad
-from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.errors import CaptureError, DataError, ShapeError
+from tinygrad_cr.kernels import Array, Kernels, backend
+from tinygrad_cr.nn import Module
+from tinygrad_cr.operands import check_labels
+from tinygrad_cr.tape import no_grad
+from tinygrad_cr.tensor import Tensor, wrap
 
 ROWS = 1024
 """Rows evaluated at a time: enough for the matrix products to run at full rate, little memory."""
@@ -32,21 +35,68 @@ def evaluate(model: Module, data: Dataset, standardizer: Standardizer | None = N
     >>> round(loss, 4), accuracy
     (0.6931, 0.25)
     """
-    if data.y is None:
-        raise DataError("evaluate wants labelled data; use predict_proba for data without labels")
-    members = model.members
-    networks = [model] if members is None else [member_of(model, m) for m in range(members)]
-    loss, right = np.zeros(len(networks)), np.zeros(len(networks))
-    with ExitStack() as modes:
-        for network in networks:
-            modes.enter_context(evaluation(network))
-        for x, y in Batches(data, ROWS, standardizer=standardizer, shuffle=False, dtype=str(model.dtype)):
-            for m in (0,) if members is None else each_member(members):
-                logits = networks[m](Tensor(x))
-                loss[m] += ops.cross_entropy(logits, y).item() * len(y)
-                right[m] += int((logits.numpy().argmax(axis=1) == y).sum())
-    loss, accuracy = loss / len(data), right / len(data)
-    return (float(loss[0]), float(accuracy[0])) if members is None else (loss, accuracy)
+    return Evaluation(model, data, standardizer).measure()
+
+
+class Evaluation:
+    """`evaluate` for the same model and data again and again: the data lies where the model computes, and stays there.
+
+    Raises:
+        DataError, ShapeError: as `evaluate` says.
+    """
+
+    def __init__(self, model: Module, data: Dataset, standardizer: Standardizer | None = None) -> None:
+        if data.y is None:
+            raise DataError("evaluate wants labelled data; use predict_proba for data without labels")
+        self.model, self.kernels, self.labels = model, kernels_of(model), data.y
+        dtype, xp = str(model.dtype), self.kernels.xp
+        batches = Batches(data, ROWS, standardizer=standardizer, shuffle=False, dtype=dtype)
+        self.rows, self.y, self.mean, self.scale = (xp.asarray(array) for array in batches.source())
+        self.order = xp.arange(len(data))
+        room, labels = xp.empty((batches.batch_size, data.features), dtype), xp.empty(batches.batch_size, np.int64)
+        # The same objects each time, so that a compiled call knows them again.
+        self.parts = {n: (room[:n], labels[:n]) for n in {batches.batch_size, (len(data) - 1) % ROWS + 1}}
+        self.compiled: capturing | None = capturing(self._look, in_place=True)
+
+    def measure(self, *, compiled: bool = False) -> tuple[Any, Any]:
+        """Loss and accuracy of the model as it is now; compiled: by calls that are captured and replayed, if possible.
+
+        The GPU is waited for once.
+        """
+        xp, n = self.kernels.xp, len(self.labels)
+        losses, right, sizes = [], [], []
+        with evaluation(self.model):
+            for start in range(0, n, ROWS):
+                rows, labels = self.order[start : start + ROWS], self.y[start : start + ROWS]
+                x, y = self.parts[len(rows)]
+                self.kernels.gather(self.rows, rows, self.mean, self.scale, x)
+                y[...] = labels
+                loss, logits = self._seen(x, y, compiled)
+                losses.append(loss.data.astype(np.float64))
+                right.append((xp.argmax(logits.data, axis=-1) == y).sum(axis=-1).astype(np.float64))
+                sizes.append(len(rows))
+        # [2, chunks], or [2, chunks, members].
+        each = self.kernels.to_numpy(xp.stack([xp.stack(losses), xp.stack(right)]))
+        if np.isnan(each).any():
+            check_labels(self.labels, logits.shape[-1])
+        # One by one, in order.
+        loss = sum(cost * size for cost, size in zip(each[0], sizes, strict=True)) / n
+        accuracy = each[1].sum(axis=0) / n
+        return (loss, accuracy) if each.ndim == 3 else (float(loss), float(accuracy))
+
+    def _seen(self, x: Array, y: Array, compiled: bool) -> tuple[Tensor, Tensor]:
+        if compiled and self.compiled is not None:
+            try:
+                result: tuple[Tensor, Tensor] = self.compiled(x, y)
+                return result
+            except CaptureError:
+                self.compiled = None
+        return self._look(x, y)
+
+    def _look(self, x: Array, y: Array) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and logits."""
+        logits = self.model(wrap(x, self.kernels))
+        return ops.cross_entropy(logits, wrap(y, self.kernels)), logits
 
 
 def predict_proba(model: Module, x: Any, standardizer: Standardizer | None = None) -> np.ndarray[Any, Any]:
@@ -58,7 +108,7 @@ def predict_proba(model: Module, x: Any, standardizer: Standardizer | None = Non
     >>> predict_proba(MLP([3, 2], init=0.0), np.zeros((1, 3), "float32"))
     array([[0.5, 0.5]], dtype=float32)
     """
-    rows = Dataset(x).x
+    rows, kernels = Dataset(x).x, kernels_of(model)
     parts = []
     with evaluation(model):
         for start in range(0, len(rows), ROWS):
@@ -67,8 +117,13 @@ def predict_proba(model: Module, x: Any, standardizer: Standardizer | None = Non
                 batch = chunk.astype(model.dtype)
             else:
                 batch = standardizer.transform(chunk, dtype=str(model.dtype))
-            parts.append(ops.softmax(model(Tensor(batch))).numpy())
+            parts.append(kernels.to_numpy(ops.softmax(model(input_of(model, batch))).data))
     return np.concatenate(parts, axis=-2)
+
+
+def input_of(model: Module, x: Any) -> Tensor:
+    """Standardised rows as a tensor where the model computes."""
+    return Tensor(x, device=kernels_of(model).name)
 
 
 def check_fit(model: Module, data: Dataset) -> None:
@@ -78,7 +133,7 @@ def check_fit(model: Module, data: Dataset) -> None:
         ShapeError, DataError: it does not.
     """
     with evaluation(model):
-        logits = model(Tensor(np.zeros((1, data.features), model.dtype)))
+        logits = model(input_of(model, np.zeros((1, data.features), model.dtype)))
     if logits.ndim != (2 if model.members is None else 3):
         raise ShapeError(f"a classifier gives logits [n, classes], this model gives {logits.shape} for one row")
     if logits.shape[-1] < data.classes:
@@ -86,6 +141,17 @@ def check_fit(model: Module, data: Dataset) -> None:
             f"the model has {logits.shape[-1]} outputs, the data {data.classes} classes; "
             f"make the last size {data.classes}"
         )
+
+
+def kernels_of(model: Module) -> Kernels:
+    """The backend that a model computes with.
+
+    >>> from tinygrad_cr.nn import MLP
+    >>> kernels_of(MLP([4, 2], generator=0)).name
+    'cpu'
+    """
+    parameters = model.parameters()
+    return parameters[0].backend if parameters else backend("cpu")
 
 
 @contextmanager

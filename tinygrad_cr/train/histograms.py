@@ -14,7 +14,7 @@ from tinygrad_cr.nn.probe import observed
 from tinygrad_cr.options import integer
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.callbacks import Callback, Setup
-from tinygrad_cr.train.evaluate import evaluation
+from tinygrad_cr.train.evaluate import evaluation, input_of, kernels_of
 from tinygrad_cr.train.history import Event, Row
 
 BINS = 40
@@ -63,7 +63,7 @@ class Histograms(Callback):
         self.model.zero_grad()
         with evaluation(self.model, recording=True):
             with observed(self.model, see):
-                logits = self.model(Tensor(self.x))
+                logits = self.model(input_of(self.model, self.x))
             ops.cross_entropy(logits, self.y).backward()
         for name, parameter in self.model.named_parameters():
             if parameter.regularized and parameter.grad is not None:
@@ -80,7 +80,7 @@ class Histograms(Callback):
             self.stride *= 2
 
     def _add(self, row: Row, kind: str, name: str, values: Any) -> None:
-        values = np.asarray(values)
+        values = np.asarray(kernels_of(self.model).to_numpy(values))
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             return

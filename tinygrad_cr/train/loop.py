@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from tinygrad_cr import ops, optim, schedules
+import numpy as np
+from numpy.typing import NDArray
+
+from tinygrad_cr import schedules
 from tinygrad_cr.data import Dataset
-from tinygrad_cr.errors import CaptureError, DataError, DivergenceError, OptionError, RunError
-from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.errors import DataError, DivergenceError, OptionError, RunError
 from tinygrad_cr.train import checkpoint, preparation
 from tinygrad_cr.train.callbacks import (
     STEPS_BETWEEN_OBSERVATIONS,
@@ -21,15 +23,20 @@ from tinygrad_cr.train.callbacks import (
     checked_events,
 )
 from tinygrad_cr.train.checkpoint import Checkpoint, Progress, digest
-from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.histograms import Histograms
 from tinygrad_cr.train.history import Event, History, Row
+from tinygrad_cr.train.moment import Moment
 from tinygrad_cr.train.monitors import default_monitors, divergence_message
 from tinygrad_cr.train.progress import event_line, validation_line
 from tinygrad_cr.train.run import RunFolder
+from tinygrad_cr.train.updates import Updates
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
+
+KEPT_BYTES = 1 << 22
+"""Of parameters and their momentum that are copied before a block of steps. Where there is more, a step takes so long
+that making several in one call gains less than the copy costs."""
 
 
 class Loop:
@@ -56,8 +63,13 @@ class Loop:
         self.model, self.optimizer, self.reporter = trainer.model, trainer.optimizer, trainer.reporter
         self.batches = preparation.prepare(trainer, train, validation)
         self.sample = train.spread(trainer.train_sample)
+        self.looks = preparation.evaluations(trainer, self.sample, validation)
         self.schedule = trainer.schedule or schedules.exponential(trainer.lr, trainer.lr_decay, len(self.batches))
-        self.compiled = preparation.captured(trainer, self._eager_step)
+        self.updates = Updates(trainer, self.batches)
+        self.moment = Moment(self.model, self.optimizer)
+        # A single step on a GPU is never worth it: its cost would be waited for.
+        host = self.updates.kernels.host
+        self.blocks = not host or (preparation.repeatable(trainer) and self.moment.nbytes <= KEPT_BYTES)
         self.histograms = Histograms() if folder else None
         self.callbacks = self._callbacks()
         self.data: dict[str, str] = {}
@@ -96,38 +108,84 @@ class Loop:
 
     def _epoch(self) -> None:
         """The rest of the epoch in progress, or less if somebody asks to stop."""
-        progress, trainer, model, optimizer = self.progress, self.trainer, self.model, self.optimizer
-        last, within = len(self.batches), trainer.validate_steps or 0
-        model.train()
-        for x, y in self.batches.epoch(progress.position):
-            position = progress.position + 1
-            validated = bool(within) and position % within == 0 and position < last
-            observed = position % STEPS_BETWEEN_OBSERVATIONS == 0 or position == last or validated
-            optimizer.lr = self.schedule(progress.step)
-            loss, norms = self._step(Tensor(x), y, observed or bool(trainer.reg))
-            cost = float(loss.data)
-            if trainer.reg:
-                cost += 0.5 * trainer.reg * self._squared_weights(norms)
-            progress.position, progress.step = position, progress.step + 1
-            progress.pending.append(cost)
-            if not math.isfinite(cost):
-                self._diverged(f"the cost became {cost} in epoch {progress.epoch}, step {progress.step}")
-                return
-            progress.cost += cost * len(y)
-            progress.rows += len(y)
-            self.reporter.steps(progress.step)
-            if observed:
-                self._observe_steps(norms)
-                if progress.history.stopped:
-                    return
-            if validated:
-                self._row(norms)
-                model.train()
-            if trainer.interrupted and position < last:
-                self._interrupt()
+        progress, size = self.progress, self.batches.batch_size
+        self.model.train()
+        order, norms = self.batches.order(), None
+        while progress.position < len(self.batches):
+            begin, end = progress.position, self._block_end(progress.position)
+            rows = order[begin * size : end * size]
+            norms = self._block(rows.reshape(end - begin, -1))
             if progress.history.stopped:
                 return
         self._end_epoch(norms)
+
+    def _validated(self, position: int) -> bool:
+        within = self.trainer.validate_steps
+        return within is not None and position % within == 0 and position < len(self.batches)
+
+    def _observed(self, position: int) -> bool:
+        ends = position % STEPS_BETWEEN_OBSERVATIONS == 0 or position == len(self.batches)
+        return ends or self._validated(position)
+
+    def _block_end(self, position: int) -> int:
+        """Up to which step of the epoch those behind this one can be made together."""
+        if not (self.blocks and self.updates.together):
+            return position + 1
+        last = len(self.batches)
+        end = next(i for i in range(position + 1, last + 1) if self._observed(i))
+        # Norms are measured in the step that is observed, the last minibatch of an epoch may be smaller.
+        alone = not self.updates.penalized or (end == last and len(self.batches.dataset) % self.batches.batch_size)
+        return max(position + 1, end - 1) if alone else end
+
+    def _block(self, rows: NDArray[np.int64]) -> Any:
+        """Updates with the minibatches of these rows, int64 [steps, batch], and who sees them; the norms of the last.
+
+        It is what making them one by one comes to: should training end, or be interrupted, after an earlier one than
+        the last, then only those before it are made.
+        """
+        progress, first, rates = self.progress, self.progress.step, list[Any]()
+        observed = self._observed(progress.position + len(rows))
+
+        def before(k: int) -> None:
+            if k == len(rates):
+                rates.append(self.schedule(first + k))
+            if rates[k] != self.optimizer.lr:  # checking a number costs as much as a tenth of a small step
+                self.optimizer.lr = rates[k]
+
+        if len(rows) > 1:
+            self.moment.keep()
+        costs, norms = self.updates.make(rows, observed, before)
+        made = self._count(costs.tolist(), rows.shape[1])
+        if made < len(rows):
+            self.moment.restore()
+            self.updates.make(rows[:made], False, before)
+            observed = False
+        if not math.isfinite(costs[made - 1]):
+            self._diverged(f"the cost became {costs[made - 1]} in epoch {progress.epoch}, step {progress.step}")
+            return None
+        if observed:
+            self._observe_steps(norms)
+        if self._validated(progress.position) and not progress.history.stopped:
+            self._row(norms)
+            self.model.train()
+        if self.trainer.interrupted and not progress.history.stopped and progress.position < len(self.batches):
+            self._interrupt()
+        return norms
+
+    def _count(self, costs: list[float], rows: int) -> int:
+        """Note what steps cost; how many count: none behind one that is lost, or after which somebody interrupts."""
+        progress, interrupted = self.progress, self.trainer.interrupted
+        for made, cost in enumerate(costs, 1):
+            progress.position, progress.step = progress.position + 1, progress.step + 1
+            progress.pending.append(cost)
+            if not math.isfinite(cost):
+                return made
+            progress.cost += cost * rows
+            progress.rows += rows
+            self.reporter.steps(progress.step)
+            if self.trainer.interrupted is not interrupted:
+                return made
+        return len(costs)
 
     def _end_epoch(self, norms: Any) -> None:
         row = self._row(norms)
@@ -181,37 +239,13 @@ class Loop:
     def _evaluate(self, row: Row, validate: bool) -> float:
         """Add to the row how good the network is now; the loss where it matters most."""
         loss: float
-        loss, row["accuracy"] = evaluate(self.model, self.sample, self.trainer.standardizer)
+        on_sample, on_validation = self.looks
+        loss, row["accuracy"] = on_sample.measure(compiled=self.updates.captured)
         row["val_loss"] = row["val_accuracy"] = None
-        if validate and self.validation is not None:
-            loss, row["val_accuracy"] = evaluate(self.model, self.validation, self.trainer.standardizer)
+        if validate and on_validation is not None:
+            loss, row["val_accuracy"] = on_validation.measure(compiled=self.updates.captured)
             row["val_loss"] = loss
         return loss
-
-    # The step
-
-    def _step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
-        """One update, compiled if that is wanted and possible; the loss before it and, if measured, the norms."""
-        if self.compiled is not None:
-            try:
-                result: tuple[Tensor, Any] = self.compiled(x, y, measure)
-                return result
-            except CaptureError as error:
-                self.compiled = None
-                self.reporter.note(f"training runs eagerly: {error}")
-        return self._eager_step(x, y, measure)
-
-    def _eager_step(self, x: Tensor, y: Any, measure: bool) -> tuple[Tensor, Any]:
-        self.optimizer.zero_grad()
-        loss = ops.cross_entropy(self.model(x), y)
-        loss.backward()
-        if self.trainer.clip_norm is not None:
-            optim.clip_norm(self.optimizer, self.trainer.clip_norm)
-        return loss, self.optimizer.step(reg=self.trainer.reg, norms=measure)
-
-    def _squared_weights(self, norms: Any) -> float:
-        regularized = [p.regularized for p in self.optimizer.flat.parameters]
-        return float(norms[regularized, 0].sum())
 
     # Those who watch
 

@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinygrad_cr import ops, optim
-from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Dataset
-from tinygrad_cr.errors import CaptureError, DivergenceError, OptionError
-from tinygrad_cr.kernels import backend
+from tinygrad_cr.errors import DivergenceError, OptionError
 from tinygrad_cr.nn import member_of
 from tinygrad_cr.options import PerMember, of_member
-from tinygrad_cr.tape import computing, each_member
-from tinygrad_cr.tensor import Tensor
+from tinygrad_cr.tape import computing
 from tinygrad_cr.train import preparation
 from tinygrad_cr.train.callbacks import (
     STEPS_BETWEEN_OBSERVATIONS,
@@ -33,19 +29,16 @@ from tinygrad_cr.train.callbacks import (
     checked_events,
 )
 from tinygrad_cr.train.checkpoint import digest
-from tinygrad_cr.train.evaluate import evaluate
 from tinygrad_cr.train.history import Event, History, Row
 from tinygrad_cr.train.monitors import DeadUnits, Divergence, divergence_message
 from tinygrad_cr.train.progress import event_line
 from tinygrad_cr.train.run import RunFolder
+from tinygrad_cr.train.updates import Updates
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
 
 Array = np.ndarray[Any, Any]
-
-SHARED_BYTES = 1 << 22
-"""Of minibatches that all members see, gathered at a time: as many steps are made before a core turns to the next."""
 
 
 @dataclass
@@ -81,28 +74,19 @@ class PopulationLoop:
         self.batches = preparation.prepare(trainer, train, validation)
         self.steps = len(self.batches)
         self.sample = train.spread(trainer.train_sample)
+        self.looks = preparation.evaluations(trainer, self.sample, validation)
         self.flat = self.optimizer.flat
         assert self.flat.members is not None
-        count, dtype = self.flat.members, self.flat.values.dtype
+        count = self.flat.members
         self.schedule = trainer.schedule or self._decayed
         self.rates: tuple[int, Any] = (-1, None)
         self.regularized = [p.regularized for p in self.flat.parameters]
-        self.reg = np.array([of_member(trainer.reg, m) for m in range(count)])
-        self.rows, self.labels, self.mean, self.scale = self.batches.source()
-        size = self.batches.batch_size
         self.shared = trainer.shuffle == "shared"
-        # Of a minibatch for each member, or of a few minibatches for all.
-        fitting = max(1, min(STEPS_BETWEEN_OBSERVATIONS, SHARED_BYTES // (size * train.features * dtype.itemsize)))
-        minibatches = fitting if self.shared else count
-        self.x = np.empty((minibatches * size, train.features), dtype)
-        self.y = np.empty(minibatches * size, np.int64)
-        self.ones = np.ones(count, dtype)
-        self.step_of_all: Callable[..., tuple[Tensor, Any]]
-        self.step_of_all = self._update if self.shared else self._gather_and_update
-        self.compiled: capturing | None = preparation.captured(trainer, self.step_of_all)
+        self.updates = Updates(trainer, self.batches, shared=self.shared)
         self.history, self.step, self.epoch = History(), 0, 1
         self.stopped = False
-        self.members = [Member(m, self._watching(), self.flat.values[m].copy()) for m in range(count)]
+        values = self._values()
+        self.members = [Member(m, self._watching(), values[m].copy()) for m in range(count)]
         self._start_callbacks()
         self.begin = time.perf_counter()
 
@@ -120,7 +104,7 @@ class PopulationLoop:
             completed = not self.stopped or self.history.stopped is None
         finally:
             for member in self.members:
-                self.flat.values[member.number] = member.best
+                self.flat.values[member.number] = self.updates.kernels.xp.asarray(member.best)
                 if member.lost:
                     self.optimizer.forget(member.number)
             accuracies = [m.best_accuracy for m in self.members if m.best_accuracy is not None]
@@ -172,70 +156,13 @@ class PopulationLoop:
 
     def _block(self, block: Array) -> tuple[Array, Array | None]:
         """Some steps: the cost of each member in each, float64 [steps, members], and norms of the last or None."""
-        measure = bool(self.reg.any()) or self.step + len(block) == self.epoch * self.steps
-        losses, norms = self._steps(block, measure)
-        costs = losses.astype(np.float64)
-        if self.reg.any():
-            # In the order of a network that trains alone.
-            costs += 0.5 * self.reg * norms[:, :, self.regularized, 0].sum(axis=-1)
-        return costs, norms[-1] if measure else None
-
-    def _steps(self, block: Array, measure: bool) -> tuple[Array, Array]:
-        """Losses [steps, members], and norms of each step if they are measured."""
-        if not self.shared:
-            return self._made((block,), measure, self.step)
-        size = block.shape[-1]
-        most = len(self.x) // self.batches.batch_size
-        results = []
-        for start in range(0, len(block), most):
-            rows = block[start : start + most]
-            x, y = self.x[: rows.size], self.y[: rows.size]
-            backend("cpu").gather(self.rows, rows.reshape(-1), self.mean, self.scale, x)
-            np.take(self.labels, rows.reshape(-1), out=y, mode="clip")
-            minibatches = x.reshape(len(rows), size, -1), y.reshape(len(rows), size)
-            results.append(self._made(minibatches, measure, self.step + start))
-        losses, norms = zip(*results, strict=True)
-        return np.concatenate(losses), np.concatenate(norms)
-
-    def _made(self, arrays: tuple[Array, ...], measure: bool, first: int) -> tuple[Array, Array]:
-        """Make a step with each of the leading parts of the arrays; `first` is the number of the first one."""
 
         def before(k: int) -> None:
-            self.optimizer.lr = self.schedule(first + k)
+            self.optimizer.lr = self.schedule(self.step + k)
 
-        if self.compiled is not None:
-            try:
-                losses, norms = self.compiled.scan(*arrays, measure, before=before)
-                return losses.data, norms
-            except CaptureError as error:
-                self.compiled = None
-                self.reporter.note(f"training runs eagerly: {error}")
-        results = []
-        for k, parts in enumerate(zip(*arrays, strict=True)):
-            before(k)
-            loss, norms = self.step_of_all(*parts, measure)
-            results.append((loss.data, norms))
-        return np.stack([loss for loss, _ in results]), np.stack([norms for _, norms in results])
-
-    def _gather_and_update(self, rows: Array, measure: bool) -> tuple[Tensor, Any]:
-        """One update of every member, each with its own rows: int64 [members, batch]."""
-        members, size = rows.shape
-        x, y = self.x[: rows.size].reshape(members, size, -1), self.y[: rows.size].reshape(members, size)
-        kernels = backend("cpu")
-        for m in each_member(members):
-            kernels.gather(self.rows, rows[m], self.mean, self.scale, x[m])
-            kernels.xp.take(self.labels, rows[m], out=y[m], mode="clip")
-        return self._update(x, y, measure)
-
-    def _update(self, x: Array, y: Array, measure: bool) -> tuple[Tensor, Any]:
-        """One update of every member; x: [members, batch, features], or [batch, features] for all; y as it."""
-        self.optimizer.zero_grad()
-        loss = ops.cross_entropy(self.model(Tensor(x)), y)
-        loss.backward(self.ones)
-        if self.trainer.clip_norm is not None:
-            optim.clip_norm(self.optimizer, self.trainer.clip_norm)
-        norms = self.optimizer.step(reg=self.trainer.reg, norms=measure)
-        return loss, np.zeros(0) if norms is None else norms
+        measure = self.step + len(block) == self.epoch * self.steps
+        costs, norms = self.updates.make(block, measure, before)
+        return costs, norms if measure else None
 
     def _decayed(self, step: int) -> Any:
         """The learning rates of an epoch; the same object within it."""
@@ -269,11 +196,13 @@ class PopulationLoop:
         """A row for each member, and whoever wants to see it."""
         due = self.epoch % self.trainer.validate_epochs == 0 or self.epoch == self.trainer.epochs
         rows: list[Row] = []
+        values = self._values()
         with computing(self._active()):
-            loss, accuracy = evaluate(self.model, self.sample, self.trainer.standardizer)
+            on_sample, on_validation = self.looks
+            loss, accuracy = on_sample.measure(compiled=self.updates.captured)
             val_loss = val_accuracy = None
-            if due and self.validation is not None:
-                val_loss, val_accuracy = evaluate(self.model, self.validation, self.trainer.standardizer)
+            if due and on_validation is not None:
+                val_loss, val_accuracy = on_validation.measure(compiled=self.updates.captured)
         for member in self.training:
             m = member.number
             row: Row = {
@@ -294,7 +223,7 @@ class PopulationLoop:
             # Where it matters most.
             judged = float(loss[m]) if row["val_loss"] is None else row["val_loss"]
             if math.isfinite(judged):
-                self._keep_if_best(member, row)
+                self._keep_if_best(member, row, values)
             for watch in member.watching:
                 if member.training:
                     self._tell(watch.epoch(row), member)
@@ -307,7 +236,7 @@ class PopulationLoop:
         self._check_left()
         if self.folder:
             self.folder.write_history(self.history)
-            state = {name: np.array(p.data) for name, p in zip(self.flat.names, self.flat.parameters, strict=True)}
+            state = self.model.state_dict()
             self._write_best(state)
 
     def _write_best(self, state: dict[str, Array]) -> None:
@@ -318,12 +247,16 @@ class PopulationLoop:
                 state[name][member.number] = member.best[start:stop].reshape(state[name].shape[1:])
         self.folder.write_model(state, self.trainer.standardizer)
 
-    def _keep_if_best(self, member: Member, row: Row) -> None:
+    def _values(self) -> Array:
+        """All parameters on the host, [members, p]: copied if they lie on a GPU, once for all members."""
+        return np.asarray(self.updates.kernels.to_numpy(self.flat.values))
+
+    def _keep_if_best(self, member: Member, row: Row, values: Array) -> None:
         accuracy = row["val_accuracy"]
         if self.validation is not None and accuracy is None:
             return
         if accuracy is None or member.best_accuracy is None or accuracy > member.best_accuracy:
-            member.best, member.best_accuracy = self.flat.values[member.number].copy(), accuracy
+            member.best, member.best_accuracy = values[member.number].copy(), accuracy
 
     def _report(self, rows: list[Row]) -> None:
         """The best member's line; how many there are still."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tinygrad_cr.compile import compile as capturing
 from tinygrad_cr.data import Batches, Dataset, Standardizer
 from tinygrad_cr.errors import DataError, GraphError, OptionError
-from tinygrad_cr.nn import MLP
+from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.random import Generator, Generators
 from tinygrad_cr.schedules import Formula, Schedule
 from tinygrad_cr.tape import mode
-from tinygrad_cr.train.evaluate import check_fit
+from tinygrad_cr.train.evaluate import Evaluation, check_fit, kernels_of
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
@@ -53,6 +53,13 @@ def prepare(trainer: Trainer, train: Dataset, validation: Dataset | None) -> Bat
     return batches
 
 
+def evaluations(trainer: Trainer, sample: Dataset, validation: Dataset | None) -> tuple[Evaluation, Evaluation | None]:
+    """What looks at the model after epochs: on rows of the training part, and on the validation part if any."""
+    model, standardizer = trainer.model, trainer.standardizer
+    on_validation = None if validation is None else Evaluation(model, validation, standardizer)
+    return Evaluation(model, sample, standardizer), on_validation
+
+
 def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, Any]:
     """What goes into config.json; data: the digests of the parts."""
     model, optimizer = trainer.model, trainer.optimizer
@@ -68,6 +75,7 @@ def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, 
             "class_names": list(train.class_names),
             "image_shape": None if train.image_shape is None else list(train.image_shape),
             "data_digest": data.get("train"),
+            "device": kernels_of(model).name,
             "model": model.config() if isinstance(model, MLP) else None,
             "versions": {name: _version(name) for name in ("tinygrad_cr", "numpy", "numba")}
             | {"python": platform.python_version()},
@@ -80,7 +88,7 @@ def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, 
 def options(trainer: Trainer) -> dict[str, Any]:
     """The options that are plain values.
 
-    >>> from tinygrad_cr.nn import MLP
+    >>> from tinygrad_cr.nn import MLP, Module
     >>> from tinygrad_cr.train import Trainer
     >>> options(Trainer(MLP([4, 2], generator=0)))["epochs"]
     20
@@ -90,11 +98,20 @@ def options(trainer: Trainer) -> dict[str, Any]:
 
 def captured(trainer: Trainer, step: Callable[..., Any]) -> capturing | None:
     """The compiled step, if it is wanted."""
-    wanted = trainer.compile
-    own = [type(m).__name__ for m in trainer.model.modules() if not type(m).__module__.startswith("tinygrad_cr.nn")]
+    wanted, own = trainer.compile, _own_layers(trainer.model)
     if wanted is None and own:
         trainer.reporter.note(f"training runs eagerly: {own[0]} is a layer of your own; compile=True captures it too")
-    return capturing(step, in_place=True) if wanted or (wanted is None and not own) else None
+    return capturing(step) if wanted or (wanted is None and not own) else None
+
+
+def repeatable(trainer: Trainer) -> bool:
+    """Whether steps can be undone and made again: nobody but this package keeps anything from step to step."""
+    return not _own_layers(trainer.model) and type(trainer.optimizer).__module__.startswith("tinygrad_cr.")
+
+
+def _own_layers(model: Module) -> list[str]:
+    """The kinds of layers in it that are not of this package."""
+    return [type(m).__name__ for m in model.modules() if not type(m).__module__.startswith("tinygrad_cr.nn")]
 
 
 def update_ratios(names: Sequence[str], norms: Any) -> dict[str, float | None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinygrad_cr import schedules
 from tinygrad_cr.data import Dataset, Standardizer, load
+from tinygrad_cr.device import device_memory, find_backend
 from tinygrad_cr.errors import OptionError, RunError, unknown_name
 from tinygrad_cr.nn import MLP, Module
 from tinygrad_cr.nn.members import Source, as_generators
@@ -16,6 +17,7 @@ from tinygrad_cr.options import integer, number, numbers, of_member
 from tinygrad_cr.random import Generator
 from tinygrad_cr.train.callbacks import Callback
 from tinygrad_cr.train.checkpoint import Checkpoint, load_standardizer
+from tinygrad_cr.train.evaluate import kernels_of
 from tinygrad_cr.train.history import History
 from tinygrad_cr.train.loop import Loop
 from tinygrad_cr.train.population import PopulationLoop
@@ -62,6 +64,7 @@ class Trainer:
             package's layers are; with layers of your own, whose Python would be frozen at capture, say True if that
             is safe. A model that is not captured is trained eagerly, and the reporter says so once.
         reporter: where progress goes; True for a bar or lines on standard output, False for silence.
+        device: where to train, "cpu" or "gpu"; the model is moved there. None for where the model is.
 
     A population (`nn.MLP(..., members=M)`, `nn.stack`) trains like a model: lr, momentum, lr_decay and reg may be lists
     of one number a member, each member ends with the bits of its solo run, and the history has a row for each member
@@ -70,7 +73,9 @@ class Trainer:
     row. There are no other monitors, no validation within epochs and no checkpoints.
 
     Raises:
-        OptionError: an option outside its range, an unknown name, or another number of values than members.
+        OptionError: an option outside its range, an unknown name, another number of values than members, or a device
+            together with an optimiser of a model that is on another one.
+        DeviceError: a device that this machine does not have.
     """
 
     def __init__(
@@ -100,9 +105,17 @@ class Trainer:
         config: Mapping[str, Any] | None = None,
         reporter: Reporter | bool = True,
         compile: bool | None = None,
+        device: str | None = None,
     ) -> None:
         if not isinstance(model, Module):
             raise OptionError(f"model must be a Module, got {model!r}")
+        if device is not None and find_backend(device) is not kernels_of(model):
+            if isinstance(optimizer, Optimizer):
+                raise OptionError(
+                    f"the optimizer was made for a model on {kernels_of(model).name!r}, training was asked for on "
+                    f"{device!r}: move the model with model.to({device!r}) and make the optimizer afterwards"
+                )
+            model.to(device)
         self.model = model
         if lr is None:
             lr = optimizer.lr if isinstance(optimizer, Optimizer) else DEFAULT_LR
@@ -161,6 +174,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         reporter: Reporter | bool = True,
         compile: bool | None = None,
+        device: str | None = None,
     ) -> Trainer:
         """A trainer that goes on with a run where its last checkpoint was written: call `fit` with the same data.
 
@@ -173,10 +187,12 @@ class Trainer:
                 optimisers and the schedules of this package again; anything else has to be given.
             epochs: train longer than the run was meant to, or shorter, but not less than it has been.
             callbacks: those of the run, in the same order.
+            device: where to go on; None for where a model that is given is, or where the run was trained.
 
         Raises:
             RunError: no run, no checkpoint, a damaged or foreign one, or a run that is being trained at the moment.
             OptionError: the run used a model, optimizer or schedule that has to be given.
+            DeviceError: a device that this machine does not have; with device="cpu" the run goes on anywhere.
         """
         config = read_run(run).config
         state = last_checkpoint(run)
@@ -185,6 +201,10 @@ class Trainer:
                 if config["model"] is None:
                     raise OptionError(f"{run} trained a network that is no MLP: make it again and pass model=")
                 model = MLP(**config["model"], generator=0)
+                device = device or config.get("device")
+            if device is not None and optimizer is None:
+                find_backend(device)
+                model.to(device)
             if optimizer is None:
                 name = config["optimizer"]
                 if name not in OPTIMIZERS:
@@ -209,6 +229,7 @@ class Trainer:
                 out=run,
                 reporter=reporter,
                 compile=compile,
+                device=device,
                 **state.state["options"] | ({} if epochs is None else {"epochs": epochs}),
             )
         except (LookupError, TypeError) as error:
@@ -234,6 +255,7 @@ class Trainer:
                 Nothing was changed.
             RunError: the run folder is taken. Nothing was changed.
             DivergenceError: the cost became infinite or undefined, and there are no monitors to stop the run.
+            DeviceMemoryError: the GPU has not enough memory; the model holds its best parameters so far.
             OptionError: a callback gave something else than events; a resumed run is to be shorter than it is.
 
         >>> from tinygrad_cr.data import load, split
@@ -248,9 +270,10 @@ class Trainer:
         state, self._resumed, self.interrupted = self._resumed, None, False
         folder = RunFolder(self.out, resume=state is not None) if self.out is not None else None
         try:
-            if self.model.members is not None:
-                return PopulationLoop(self, train, validation, folder).run()
-            return Loop(self, train, validation, folder, state).run()
+            with device_memory():
+                if self.model.members is not None:
+                    return PopulationLoop(self, train, validation, folder).run()
+                return Loop(self, train, validation, folder, state).run()
         finally:
             if folder:
                 folder.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from tinygrad_cr.tensor import Tensor
 from tinygrad_cr.train.callbacks import Callback, Setup
+from tinygrad_cr.train.evaluate import input_of
 from tinygrad_cr.train.history import History
 
 ROWS = 256
@@ -37,4 +38,5 @@ def ran_to_its_end(history: History) -> bool:
 
 def rows_to_look_with(setup: Setup) -> Tensor:
     """At most `ROWS` rows of the sample as the network takes them: [n, features]. Evenly spaced, for sorted data."""
-    return Tensor(setup.standardizer.transform(setup.sample.spread(ROWS).x, dtype=str(setup.model.dtype)))
+    x = setup.standardizer.transform(setup.sample.spread(ROWS).x, dtype=str(setup.model.dtype))
+    return input_of(setup.model, x)
