@@ -118,6 +118,7 @@ def test_the_configuration_says_how_to_make_the_run_again(tmp_path):
         "class_names": ["ant", "bee", "cat"],
         "model": {"sizes": [5, 8, 3], "dropout": 0.25, "dropout_mode": "vanilla", "init": 0.5, "dtype": "float64"},
         "data": "insects",
+        "device": "cpu",
     }
 
 
