@@ -94,15 +94,15 @@ def read_steps(
     the third why.
     """
     values: list[list[Any]] = [[] for _ in live]
+    sources = [(source.read, own.append) for source, own in zip(live, values, strict=True)]
     for k in range(steps):
         try:
             if before is not None:
                 before(first + k)
-            now = [source.read() for source in live]
+            for read, append in sources:
+                append(read())
         except BaseException as error:
-            return values, k, error
-        for read, value in zip(values, now, strict=True):
-            read.append(value)
+            return [own[:k] for own in values], k, error
     return values, steps, None
 
 

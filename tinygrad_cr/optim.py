@@ -66,7 +66,9 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        if self.members is not None and value is getattr(self, "_lr", None):
+        known = getattr(self, "_lr", None)
+        # Schedules assign the same number step after step.
+        if value is known or (type(value) is float and type(known) is float and value == known):
             return
         self._lr = value = self._numbers("lr", value)
         self._rates = [float(of_member(value, m)) for m in range(self.members or 1)]

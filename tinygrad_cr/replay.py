@@ -63,7 +63,9 @@ class HostReplay:
         self.calls: list[tuple[Callable[..., Any], list[Any]]] = []
         self.astray = False
         self._one_table: bool | None = None
+        self._arrays = [*arrays_of(tuple(inputs)), *arrays_of(result)]
         self._cells: dict[int, tuple[Array, Array]] = {}
+        self._written: Any = None
 
     def choose(self, active: Any) -> None:
         """Make the calls of these members alone."""
@@ -113,42 +115,64 @@ class HostReplay:
         """Make the calls for each step. Only if the program is `in_one_table`."""
         if self.astray:
             self._return_addresses()
-        (tables,) = self.captured
-        whole: list[tuple[Any, Any]] = []
         outs = [np.zeros((steps, *array.shape), array.dtype) for array in arrays_of(self.result)]
         given = [np.ascontiguousarray(arg) for arg in args if isinstance(arg, np.ndarray)]
-        captured = [*arrays_of(tuple(self.inputs)), *arrays_of(self.result)]
-        for array, own in zip(captured, [*given, *outs], strict=True):
-            cells, offsets = self._cells_at(tables, array)
-            # Each step reads and writes its own part of these arrays.
-            begins = own.ctypes.data + own.strides[0] * np.arange(steps)
-            whole.append((cells, begins[:, None] + offsets))
         values, steps, failure = read_steps(self.live, steps, first, before)
         if steps:
-            self._run_block(tables, steps, [(cells, table[:steps]) for cells, table in whole], values)
+            self._run_block(steps, [*given, *outs], values)
             for leaf, grad in self.grads:
                 leaf.grad = grad
         if failure is not None:
             raise failure
         return rebuilt(self.result, iter(outs))
 
-    def _run_block(self, tables: Any, steps: int, whole: list[tuple[Any, Any]], values: list[list[Any]]) -> None:
-        real: list[tuple[Any, Any]] = []
-        for live, read in zip(self.live, values, strict=True):
-            for target, cells, numbers in live.places_by_target():
-                table = np.array(read).reshape(steps, -1)[:, numbers]
-                (whole if target is tables.tables else real).append((cells, table))
+    def _run_block(self, steps: int, arrays: list[Array], values: list[list[Any]]) -> None:
+        """arrays: what each step reads and writes its own part of; values: of the live numbers, for each step."""
+        (tables,) = self.captured
+        offsets, sources, layout = self._written = self._written or self._cells_of_steps(tables)
+        whole, real = (np.empty((steps, len(order)), kind) for order, kind in zip(layout.orders, "qd", strict=True))
+        c = 0
+        for array, own in zip(arrays, offsets, strict=True):
+            begins = array.ctypes.data + array.strides[0] * np.arange(steps)
+            np.add(begins[:, None], own, out=whole[:, c : c + len(own)])
+            c += len(own)
+        r = 0
+        for i, numbers, is_whole in sources:
+            read = np.array(values[i]).reshape(steps, -1)[:, numbers]
+            if is_whole:
+                whole[:, c : c + len(numbers)] = read
+                c += len(numbers)
+            else:
+                real[:, r : r + len(numbers)] = read
+                r += len(numbers)
         # Until the addresses are those of the capture again: whatever interrupts this, no later call uses others.
         self.astray = True
         try:
-            tables.block(steps, whole, real)
+            tables.block(steps, layout, whole, real)
         finally:
             self._return_addresses()
+
+    def _cells_of_steps(self, tables: Any) -> tuple[list[Array], list[tuple[int, Array, bool]], Any]:
+        """What is written into the tables before each step of several, in the order of `_run_block`.
+
+        Returns:
+            Offsets of each array's addresses; for live numbers their place in `live`, which of its numbers, and
+            whether these are whole; and the layout of all cells.
+        """
+        arrays = [self._cells_at(tables, array) for array in self._arrays]
+        offsets, cells = [offsets for _, offsets in arrays], [cells for cells, _ in arrays]
+        real: list[Array] = []
+        sources = []
+        for i, live in enumerate(self.live):
+            for target, places, numbers in live.places_by_target():
+                (cells if target is tables.tables else real).append(places)
+                sources.append((i, numbers, target is tables.tables))
+        return offsets, sources, tables.layout(cells, real)
 
     def _return_addresses(self) -> None:
         """Let the tables refer to the captured arrays."""
         (tables,) = self.captured
-        for array in [*arrays_of(tuple(self.inputs)), *arrays_of(self.result)]:
+        for array in self._arrays:
             cells, offsets = self._cells_at(tables, array)
             tables.tables[tuple(cells.T)] = array.ctypes.data + offsets
         self.astray = False

@@ -12,7 +12,7 @@ trains alone, so are its bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, types
@@ -205,6 +205,22 @@ def run(tables: Any, numbers: Any, like: Any, plan: Any) -> None:
     launch(bind(_piece_of_work, (tables, numbers, like, plan)), plan[CHUNKS], plan[SHARED] != 0)
 
 
+class Layout(NamedTuple):
+    """Cells that are written before each step, by tables: whole numbers first, then real ones.
+
+    Attributes:
+        orders: where in a step's values, as they are given, that of each cell stands.
+        cells: [n, 2] row and column of each.
+        firsts: [2, tables + 1] where the cells of each table begin.
+        addresses: of firsts and cells.
+    """
+
+    orders: list[Any]
+    cells: list[Any]
+    firsts: Any
+    addresses: list[int]
+
+
 class Tables:
     """Calls that run as one: the table of a network, or one for each member of a population.
 
@@ -235,6 +251,7 @@ class Tables:
                     self.kept += _update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows])
         self.arguments = [self.tables, self.numbers, np.empty(0, dtype), np.empty(0, np.int64)]
         self.chosen = list(range(len(calls)))
+        self.unchanged = self.layout([], [])
         self.choose(None)
 
     def choose(self, active: Any) -> None:
@@ -242,7 +259,7 @@ class Tables:
         everybody = active is None or self.members == [None]
         self.chosen = [i for i, m in enumerate(self.members) if everybody or active[m]]
         pieces = np.array([[i, 0, 1, -1, -1] for i in self.chosen], np.int64).reshape(-1, PIECE)
-        self.once = self._plan(pieces, 1, [], [])
+        self.once = self._plan(pieces, 1, self.unchanged, [np.zeros((1, 0), np.int64), np.zeros((1, 0))])
         self.arguments[3] = self.once[0]
 
     def cells_at(self, array: Any) -> list[tuple[int, int, int, int]]:
@@ -256,31 +273,31 @@ class Tables:
                 found += [(m, r, c, int(self.tables[m, r, c]) - begin) for m, r in np.argwhere(inside).tolist()]
         return found
 
-    def block(self, steps: int, whole: Sequence[tuple[Any, Any]], real: Sequence[tuple[Any, Any]]) -> None:
-        """Make the calls so many times.
+    def layout(self, whole: Sequence[Any], real: Sequence[Any]) -> Layout:
+        """How values are given to `block` that are written into these cells, [n, 3] each (table, row, column)."""
+        firsts = np.zeros((2, len(self.tables) + 1), np.int64)
+        orders, places = [], []
+        for kind, given in enumerate((whole, real)):
+            cells = np.concatenate([np.zeros((0, 3), np.int64), *given])
+            orders.append(order := np.argsort(cells[:, 0], kind="stable"))
+            places.append(np.ascontiguousarray(cells[order, 1:]))
+            firsts[kind] = np.searchsorted(cells[order, 0], np.arange(len(self.tables) + 1))
+        return Layout(orders, places, firsts, [_address(array) for array in (firsts, *places)])
 
-        whole, real: cells [n, 3] (table, row, column) and their values [steps, n], written before each step.
-        """
-        plan = self._plan(self._pieces(steps), steps, whole, real)
+    def block(self, steps: int, layout: Layout, whole: Any, real: Any) -> None:
+        """Make the calls so many times; whole, real: [steps, n], what is written into the cells before each step."""
+        values = [np.ascontiguousarray(v[:, order]) for v, order in zip((whole, real), layout.orders, strict=True)]
+        plan = self._plan(self._pieces(steps), steps, layout, values)
         run(self.tables, self.numbers, self.arguments[2], plan[0])
 
-    def _plan(self, pieces: Any, steps: int, whole: Sequence[Any], real: Sequence[Any]) -> list[Any]:
+    def _plan(self, pieces: Any, steps: int, layout: Layout, values: Sequence[Any]) -> list[Any]:
         """A plan, and the arrays whose addresses it holds."""
-        firsts = np.zeros((2, len(self.tables) + 1), np.int64)
-        kept, addresses = [firsts], [0, 0, 0, 0]
-        for kind, (given, dtype) in enumerate(((whole, np.int64), (real, np.float64))):
-            if given:
-                cells = np.concatenate([np.asarray(c, np.int64).reshape(-1, 3) for c, _ in given])
-                values = np.concatenate([np.asarray(v, dtype).reshape(steps, -1) for _, v in given], axis=1)
-                order = np.argsort(cells[:, 0], kind="stable")
-                firsts[kind] = np.searchsorted(cells[order, 0], np.arange(len(self.tables) + 1))
-                arrays = np.ascontiguousarray(cells[order, 1:]), np.ascontiguousarray(values[:, order])
-                kept += arrays
-                addresses[2 * kind : 2 * kind + 2] = map(_address, arrays)
         flags = np.zeros(len(pieces) + 1, np.int64)
         shared = int(len(self.chosen) > 1)
-        plan = [steps, len(pieces), shared, _address(pieces), _address(firsts), *addresses, _address(flags)]
-        return [np.array(plan, np.int64), pieces, flags, *kept]
+        firsts, whole, real = layout.addresses
+        written = [whole, _address(values[0]), real, _address(values[1])]
+        plan = [steps, len(pieces), shared, _address(pieces), firsts, *written, _address(flags)]
+        return [np.array(plan, np.int64), pieces, flags, layout, values]
 
     def _pieces(self, steps: int) -> Any:
         """Work for each thread: as many steps for everyone, and so members that are cut in two.
