@@ -116,7 +116,7 @@ def test_a_graph_does_again_what_was_captured_with_what_memory_holds_then(simula
 
 def test_a_capture_neither_waits_nor_copies_from_the_host(simulated_gpu: State) -> None:
     x = xp.ones(3)
-    for work in (x.sum().item, lambda: xp.asarray(np.ones(3)), lambda: x[[0, 1]]):
+    for work in (x.sum().item, lambda: xp.asarray(np.ones(3)), lambda: x[[0, 1]], lambda: xp.stack([x] * 9)):
         with pytest.raises(CaptureRefusedError):
             device().capture(work)
 
