@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from calls import EVERY
+from real_gpu import RealGpu
 from simulated_gpu import State, install
-from tinygrad_cr.kernels import available, backend
+from tinygrad_cr.kernels import available, backend, set_tf32
 
 # No deadline: the first example of a test may compile a kernel. Examples are found anew in each run unless CI asks
 # for the same ones; a failure prints the blob that reproduces it.
@@ -32,8 +34,11 @@ def kernels(request):
 
 @pytest.fixture
 def simulated_gpu() -> Iterator[State]:
-    """A machine with a GPU, whatever this one is; not where there is a real one, which the same tests run on."""
+    """A machine with a GPU: it is simulated, unless this one has a real one."""
     if "gpu" in available():
-        pytest.skip("there is a GPU: nothing is simulated")
+        set_tf32(False)
+        yield cast("State", RealGpu())
+        set_tf32(False)
+        return
     with install() as state:
         yield state

@@ -321,6 +321,7 @@ def test_a_memory_error_of_the_host_stays_what_it_is() -> None:
 
 def test_tf32_is_off_until_it_is_allowed(simulated_gpu: State) -> None:
     assert not tinygrad_cr.tf32()
+    assert not simulated_gpu.waits  # only a simulated cuBLAS says below what it was told
     device = sys.modules["tinygrad_cr.kernels.gpu.device"]
     x = Tensor(np.ones((2, 2), "float32"), device="gpu")
     ops.affine(x, x, x[0])

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from simulated_gpu import CaptureRefusedError, State, WaitError, arrays
+from simulated_gpu import CaptureRefusedError, State, WaitError, arrays, install
 from simulated_gpu.arrays import CREATIONS, MATMUL, SIGNATURES, UFUNCS, xp
-from tinygrad_cr.kernels import backend
+from tinygrad_cr.kernels import available, backend
 from tinygrad_cr.kernels.gpu.batch import Batch, Stack
+
+
+@pytest.fixture
+def simulated_gpu() -> Iterator[State]:
+    """Where there is a real GPU, too, the simulated one would have to be installed beside it: these tests are of it."""
+    if "gpu" in available():
+        pytest.skip("there is a GPU: nothing is simulated")
+    with install() as state:
+        yield state
 
 
 def device() -> Any:
@@ -105,7 +116,7 @@ def test_a_graph_does_again_what_was_captured_with_what_memory_holds_then(simula
 
 def test_a_capture_neither_waits_nor_copies_from_the_host(simulated_gpu: State) -> None:
     x = xp.ones(3)
-    for work in (x.sum().item, lambda: xp.asarray(np.ones(3)), lambda: x[[0, 1]]):
+    for work in (x.sum().item, lambda: xp.asarray(np.ones(3)), lambda: x[[0, 1]], lambda: xp.stack([x] * 9)):
         with pytest.raises(CaptureRefusedError):
             device().capture(work)
 
@@ -132,6 +143,32 @@ def test_products_of_members_are_those_of_numpy(
     wanted = np.zeros((4, 2, 5))
     wanted[list(members)] = (a @ b)[list(members)]
     np.testing.assert_allclose(out.get(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_workspace_of_a_thread_that_ended_stays_where_graphs_know_it(simulated_gpu: State) -> None:
+    a, handles = xp.ones((2, 2)), device()._cublas._library.handles
+
+    def multiply() -> None:
+        out = xp.zeros((2, 2))
+        device().product(Batch((0,), None, None, []), Stack(a, 0), Stack(a, 0), Stack(out, 0))
+
+    for _ in range(3):
+        thread = threading.Thread(target=multiply)
+        thread.start()
+        thread.join()
+    (kept,) = device()._cublas._free["device 0"]
+    assert kept.workspace.ptr
+    assert device()._cublas._library.handles <= handles + 1
+
+
+@pytest.mark.parametrize(
+    ("members", "name"), [((3,), "gemm_v2_64"), ((0, 2), "gemmStridedBatched_64"), ((0, 1, 3), "gemmBatched_64")]
+)
+def test_one_product_is_no_batch(simulated_gpu: State, members: tuple[int, ...], name: str) -> None:
+    a = xp.ones((4, 2, 2), np.float32)
+    stack = Stack(a[0], 4)
+    device().product(Batch(members, None, None, []), stack, stack, Stack(xp.zeros((4, 2, 2), np.float32)[0], 4))
+    assert device()._cublas._library.calls[-1] == f"cublasS{name}"
 
 
 def test_memory_runs_out_as_cupys_does(simulated_gpu: State) -> None:

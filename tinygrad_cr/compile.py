@@ -1,7 +1,8 @@
 """`compile`: run a step once, remember every kernel call, and from then on make those calls and nothing else.
 
 Replaying the calls builds no graph, checks no shape and allocates nothing, and gives the numbers of the eager step, bit
-for bit. See `capture` for how they are found and `replay` for how they are made again.
+for bit; on a GPU, where members of a population are multiplied together, theirs to rounding. See `capture` for how they
+are found and `replay` for how they are made again.
 
 What may differ from call to call is asked for anew each time: arguments, random draws, learning rates.
 """

@@ -57,6 +57,10 @@ class Batch:
     numbers: Array | None
     kept: list[Any]
 
+    def keep(self, *things: Any) -> None:
+        """Have these among what is kept, each once however often the launches are made."""
+        self.kept.extend(thing for thing in things if not any(thing is known for known in self.kept))
+
 
 def alone(kernel: Kernel) -> Kernel:
     """The function of the contract for a kernel written as ``kernel(batch, *arguments)``; that one is its `of_members`.
@@ -67,7 +71,8 @@ def alone(kernel: Kernel) -> Kernel:
     @wraps(kernel)
     def call(*arguments: Any) -> None:
         batch = Batch((0,), None, None, [])
-        kernel(batch, *(Stack(a, 0) if hasattr(a, "__cuda_array_interface__") else a for a in arguments))
+        # Asked of the type: an array makes the interface anew each time that it is asked for it.
+        kernel(batch, *(Stack(a, 0) if hasattr(type(a), "__cuda_array_interface__") else a for a in arguments))
 
     call.of_members = kernel  # type: ignore[attr-defined]
     return call

@@ -35,6 +35,29 @@ def load() -> Any:
         ) from None
 
 
+class _Handle:
+    """A handle of cuBLAS, the memory that its products use, and what it was told last."""
+
+    def __init__(self, library: Any, xp: Any) -> None:
+        self.pointer = ctypes.c_void_p()
+        _check("cublasCreate_v2", library.cublasCreate_v2(ctypes.byref(self.pointer)))
+        self.workspace = xp.cuda.memory.Memory(WORKSPACE)
+        self.stream: int | None = None
+        self.math: int | None = None
+
+
+class _Loan:
+    """The handle of a thread. When the thread is gone it goes back: graphs that were captured there use its memory."""
+
+    def __init__(self, library: Any, xp: Any, free: list[_Handle]) -> None:
+        self._free = free
+        self.handle = free.pop() if free else _Handle(library, xp)
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            self._free.append(self.handle)
+
+
 class Cublas:
     """A handle for each thread and GPU, made on the first product.
 
@@ -48,6 +71,7 @@ class Cublas:
         self.tf32 = False
         self._library: Any = None
         self._own = threading.local()
+        self._free: dict[str, list[_Handle]] = {}
 
     def product(
         self, batch: Batch, a: Stack, b: Stack, out: Stack, transpose_a: bool, transpose_b: bool, xp: Any
@@ -58,12 +82,16 @@ class Cublas:
         letter, real = ("S", ctypes.c_float) if out.array.dtype.itemsize == 4 else ("D", ctypes.c_double)
         one, zero = ctypes.byref(real(1)), ctypes.byref(real(0))
         sizes = (int(transpose_b), int(transpose_a), *map(ctypes.c_int64, (columns, rows, inner)))
-        count = ctypes.c_int64(len(batch.members))
         first, steps = batch.members[0], {after - before for before, after in pairwise(batch.members)} or {1}
         # A leading dimension is the length of a stored row, and at least 1.
         operands = [(s, ctypes.c_int64(max(1, s.array.shape[1]))) for s in (b, a, out)]
         parts: list[tuple[Any, ...]]
-        if len(steps) == 1:
+        count: tuple[Any, ...] = (ctypes.c_int64(len(batch.members)),)
+        if len(batch.members) == 1:
+            # What is made for batches knows fewer ways to spread one product over the whole GPU.
+            parts, count = [(_address(s, first), width) for s, width in operands], ()
+            name = f"cublas{letter}gemm_v2_64"
+        elif len(steps) == 1:
             (step,) = steps
             parts = [(_address(s, first), width, ctypes.c_int64(s.stride * step)) for s, width in operands]
             name = f"cublas{letter}gemmStridedBatched_64"
@@ -73,7 +101,7 @@ class Cublas:
             parts = [(ctypes.c_void_p(t.data.ptr), width) for t, width in zip(tables, widths, strict=True)]
             name = f"cublas{letter}gemmBatched_64"
         (b_part, a_part, out_part) = parts
-        self._call(xp, name, *sizes, one, *b_part, *a_part, zero, *out_part, count)
+        self._call(xp, name, *sizes, one, *b_part, *a_part, zero, *out_part, *count)
 
     def _call(self, xp: Any, name: str, *arguments: Any) -> None:
         handle = self._handle(xp)
@@ -83,26 +111,23 @@ class Cublas:
         """This thread's handle for the current device, set to the current stream."""
         if self._library is None:
             self._library = load()
-        handles = self._own.__dict__
+        loans = self._own.__dict__
         device, stream = xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr
         key = f"device {device}"
-        if key not in handles:
-            handle = ctypes.c_void_p()
-            _check("cublasCreate_v2", self._library.cublasCreate_v2(ctypes.byref(handle)))
-            handles[key] = [handle, xp.cuda.memory.Memory(WORKSPACE), None, None]
-        state = handles[key]
-        handle, workspace, known_stream, known_math = state
-        if stream != known_stream:
-            _check("cublasSetStream_v2", self._library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)))
+        if key not in loans:
+            loans[key] = _Loan(self._library, xp, self._free.setdefault(key, []))
+        handle: _Handle = loans[key].handle
+        if stream != handle.stream:
+            _check("cublasSetStream_v2", self._library.cublasSetStream_v2(handle.pointer, ctypes.c_void_p(stream)))
             # A change of stream takes it back; without it, products that are captured would each allocate some.
-            pointer, size = ctypes.c_void_p(workspace.ptr), ctypes.c_size_t(WORKSPACE)
-            _check("cublasSetWorkspace_v2", self._library.cublasSetWorkspace_v2(handle, pointer, size))
-            state[2] = stream
+            pointer, size = ctypes.c_void_p(handle.workspace.ptr), ctypes.c_size_t(WORKSPACE)
+            _check("cublasSetWorkspace_v2", self._library.cublasSetWorkspace_v2(handle.pointer, pointer, size))
+            handle.stream = stream
         math = TF32_MATH if self.tf32 else DEFAULT_MATH
-        if math != known_math:
-            _check("cublasSetMathMode", self._library.cublasSetMathMode(handle, math))
-            state[3] = math
-        return handle
+        if math != handle.math:
+            _check("cublasSetMathMode", self._library.cublasSetMathMode(handle.pointer, math))
+            handle.math = math
+        return handle.pointer
 
 
 class _Table(NamedTuple):

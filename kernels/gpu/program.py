@@ -19,7 +19,7 @@ import numpy as np
 from ..interface import KERNELS, Array, Kernels
 from .batch import SCALARS, Batch, Stack
 from .batches import take
-from .device import Graph, capture, launch, shifted, xp
+from .device import Graph, capture, launch, shifted, tf32, xp
 from .dropout import scale
 
 Call = tuple[Callable[..., Any], list[Any], int | None]
@@ -87,6 +87,7 @@ class Launches:
         self._state = xp.zeros(3, np.int64)
         self._indices: dict[tuple[int, ...], Array | None] = {}
         self._graphs: dict[bytes | None, Graph] = {}
+        self._tf32 = tf32()
         self._made: dict[bytes | None, list[tuple[str, Callable[..., Any], list[Any]]]] = {}
         self.bind([], [], [])
         self.choose(None)
@@ -216,6 +217,10 @@ class Launches:
             self._step()
 
     def _step(self) -> None:
+        if self._tf32 is not tf32():
+            # A graph multiplies as it was allowed to when it was captured.
+            self._tf32 = tf32()
+            self._graphs.clear()
         graph = self._graphs.get(self._key)
         if graph is not None:
             graph.launch()

@@ -75,7 +75,7 @@ def _update(
         return
     table = _chunks(_place(), np.ascontiguousarray(spans, np.int64).tobytes())
     factors = [_penalty(values) for values in penalties]
-    batch.kept.extend((table, *factors))
+    batch.keep(table, *(factor.array for factor in factors))
     parts = None if norms is None else scratch(batch, (table.blocks, 2), np.float64)
     if table.blocks:
         given = [value for stack in (*buffers, *factors) for value in stack]

@@ -64,6 +64,9 @@ SIGNATURES = {
 }
 """Functions of arrays that compute on the GPU, with CuPy's parameters."""
 
+MOST_COPIED_ONE_BY_ONE = 8
+"""Arrays that are joined. Of more, CuPy copies a table of their addresses to the GPU."""
+
 MATMUL = (
     "*args, axes=None, axis=None, keepdims=False, casting='same_kind', dtype=None, signature=None, order='K', out=None"
 )
@@ -567,6 +570,8 @@ def _function(name: str, text: str) -> Callable[..., Any]:
                 raise TypeError(f"{name} wants an array of the GPU, got {type(given[parameter])}")
         if name in ("concatenate", "stack") and not all(isinstance(a, ndarray) for a in next(iter(given.values()))):
             raise TypeError("Only cupy arrays can be concatenated")
+        if name in ("concatenate", "stack") and len(next(iter(given.values()))) > MOST_COPIED_ONE_BY_ONE:
+            state.upload(f"{name} of many arrays")
         if name == "where" and "x" not in given:
             state.wait("where(condition)")
         out = given.pop("out", None)
@@ -675,6 +680,8 @@ def _unpickled(host: Any) -> ndarray:
 
 def _foreign_array(thing: Any) -> ndarray:
     face = thing.__cuda_array_interface__
+    if face.get("stream") is not None:
+        state.wait("an array of another library that names its stream")
     address, _ = face["data"]
     dtype, shape = np.dtype(face["typestr"]), tuple(face["shape"])
     strides = face.get("strides") or np.empty(shape, dtype).strides

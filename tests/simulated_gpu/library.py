@@ -20,19 +20,24 @@ class Library:
     Attributes:
         calls: names of the products that were asked for.
         math: what `cublasSetMathMode` was told last.
+        handles: how many were made.
     """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.math = 0
+        self.handles = 0
         self._workspace = False
+        self.cublasSgemm_v2_64 = partial(self._single, "cublasSgemm_v2_64", np.float32)
+        self.cublasDgemm_v2_64 = partial(self._single, "cublasDgemm_v2_64", np.float64)
         self.cublasSgemmStridedBatched_64 = partial(self._strided, "cublasSgemmStridedBatched_64", np.float32)
         self.cublasDgemmStridedBatched_64 = partial(self._strided, "cublasDgemmStridedBatched_64", np.float64)
         self.cublasSgemmBatched_64 = partial(self._batched, "cublasSgemmBatched_64", np.float32)
         self.cublasDgemmBatched_64 = partial(self._batched, "cublasDgemmBatched_64", np.float64)
 
     def cublasCreate_v2(self, handle: Any) -> int:
-        handle._obj.value = 1
+        self.handles += 1
+        handle._obj.value = self.handles
         return SUCCESS
 
     def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:
@@ -46,6 +51,13 @@ class Library:
     def cublasSetMathMode(self, handle: Any, mode: int) -> int:
         self.math = mode
         return SUCCESS
+
+    def _single(
+        self, name: str, real: Any, handle: Any, transpose_a: int, transpose_b: int, m: Any, n: Any, k: Any,
+        alpha: Any, a: Any, lda: Any, b: Any, ldb: Any, beta: Any, c: Any, ldc: Any,
+    ) -> int:  # fmt: skip
+        tables = [[p.value] for p in (a, b, c)]
+        return self._submit(name, real, (transpose_a, transpose_b), (m, n, k), (alpha, beta), tables, (lda, ldb, ldc))
 
     def _strided(
         self, name: str, real: Any, handle: Any, transpose_a: int, transpose_b: int, m: Any, n: Any, k: Any,

@@ -1,7 +1,8 @@
 """`PopulationLoop`: one call of `Trainer.fit` for a population. The members train side by side, each as it would alone.
 
 Steps are made in blocks, by one call of compiled code where that is possible. A member that is lost, or that nobody
-wants to see trained any further, is retired: from then on it costs no time, and the others go on to the same bits.
+wants to see trained any further, is retired: from then on it costs no time, and the others go on to the same bits, or
+on a GPU to the same numbers but for rounding.
 """
 
 from __future__ import annotations

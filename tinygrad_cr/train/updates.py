@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SHARED_BYTES = 1 << 22
 """Of minibatches that all members see, gathered at a time: as many steps are made before a core turns to the next."""
+SHARED_BYTES_ON_GPU = 1 << 26
+"""There it saves calls."""
 
 
 class Updates:
@@ -48,7 +50,8 @@ class Updates:
         data, self.labels, self.mean, self.scale = (xp.asarray(array) for array in batches.source())
         self.data, self.size = data, batches.batch_size
         # Of a minibatch for each member, or of a few minibatches for all.
-        fitting = max(1, min(STEPS_BETWEEN_OBSERVATIONS, SHARED_BYTES // (self.size * data.shape[1] * dtype.itemsize)))
+        most = SHARED_BYTES if self.kernels.host else SHARED_BYTES_ON_GPU
+        fitting = max(1, min(STEPS_BETWEEN_OBSERVATIONS, most // (self.size * data.shape[1] * dtype.itemsize)))
         self.fitting = fitting if shared else 1
         minibatches = fitting if shared else self.members or 1
         self.x = xp.empty((minibatches * self.size, data.shape[1]), dtype)
