@@ -68,7 +68,7 @@ class Optimizer:
     def lr(self, value: Any) -> None:
         known = getattr(self, "_lr", None)
         # Schedules assign the same number step after step.
-        if value is known or (type(value) is float and type(known) is float and value == known):
+        if known is not None and (value is known or (type(value) is type(known) is float and value == known)):
             return
         self._lr = value = self._numbers("lr", value)
         self._rates = [float(of_member(value, m)) for m in range(self.members or 1)]
