@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from calls import EVERY
-from simulated_gpu import State, install
+from simulated_gpu import State, host, install
 from tinygrad_cr.kernels import available, backend
 
 # No deadline: the first example of a test may compile a kernel. Examples are found anew in each run unless CI asks
@@ -31,9 +31,20 @@ def kernels(request):
 
 
 @pytest.fixture
-def simulated_gpu() -> Iterator[State]:
-    """A machine with a GPU, whatever this one is; not where there is a real one, which the same tests run on."""
+def gpu() -> Iterator[State | None]:
+    """A GPU to test on: that of this machine, or where there is none a simulated one, and what that has done."""
     if "gpu" in available():
-        pytest.skip("there is a GPU: nothing is simulated")
+        yield None
+        return
+    if problem := host.problem():
+        pytest.skip(problem)
     with install() as state:
         yield state
+
+
+@pytest.fixture
+def simulated_gpu(gpu: State | None) -> State:
+    """A simulated GPU, for what can be seen on no other: how often it is waited for, memory that runs out."""
+    if gpu is None:
+        pytest.skip("there is a GPU: nothing is simulated")
+    return gpu
