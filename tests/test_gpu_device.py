@@ -399,6 +399,12 @@ def test_a_machine_without_a_gpu_says_what_is_missing(
             ask()
 
 
+@pytest.mark.parametrize("device", [None, 3, ["gpu"]])
+def test_a_device_is_a_name(device: Any) -> None:
+    with pytest.raises(DeviceError, match="a device is named, like 'cpu' or 'gpu', got"):
+        Tensor([1.0]).to(device)
+
+
 class _Missing:
     """Finds no CuPy."""
 

@@ -17,7 +17,7 @@ from tinygrad_cr.errors import DeviceError, DeviceMemoryError, OptionError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.optim import SGD
-from tinygrad_cr.train import Trainer, evaluate, load_run, predict_proba
+from tinygrad_cr.train import Callback, Trainer, evaluate, load_run, predict_proba
 from tinygrad_cr.train.evaluate import Evaluation
 
 
@@ -121,6 +121,26 @@ def test_where_memory_does_not_suffice_the_error_says_so_and_the_model_stays_wha
     simulated_gpu.memory = 2**34
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value, expected[name])
+
+
+@pytest.mark.parametrize("members", [None, 2])
+def test_where_memory_runs_out_on_the_way_the_model_holds_its_best_parameters(simulated_gpu, tmp_path, members):
+    class Watching(Callback):
+        def epoch(self, row: Any) -> None:
+            if row["epoch"] == 2:
+                simulated_gpu.memory = 0
+
+    model = network(members=members)
+    options = {"lr": 0.02, "schedule": lambda step: 0.02 if step < 34 else 3.0, "monitors": False, "epochs": 4}
+    with pytest.raises(DeviceMemoryError, match=r"the GPU was asked for .* are free"), np.errstate(all="ignore"):
+        fit(model, device="gpu", out=tmp_path, callbacks=[Watching()], **options)
+    simulated_gpu.memory = 2**34
+    best = network(members=members)
+    fit(best, **options | {"epochs": 1})
+    saved = load_run(tmp_path).model.state_dict()
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, saved[name])
+        np.testing.assert_allclose(value, best.state_dict()[name], rtol=2e-4, atol=1e-5)
 
 
 def test_the_command_line_trains_and_predicts_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
