@@ -32,39 +32,22 @@ __all__ = [
     "tf32",
 ]
 
-_FAMILIES = {
-    "reference": {},
-    "cpu": {
-        "affine": "affine",
-        "affine_backward": "affine",
-        "affine_relu_dropout": "affine",
-        "affine_relu_dropout_backward": "affine",
-        "relu": "dropout",
-        "relu_backward": "dropout",
-        "dropout": "dropout",
-        "softmax_cross_entropy": "softmax",
-        "mean_squared_error": "softmax",
-        "sgd": "updates",
-        "adam": "updates",
-        "gather": "batches",
-        "philox": "philox",
-    },
-    "gpu": {
-        "affine": "affine",
-        "affine_backward": "affine",
-        "affine_relu_dropout": "affine",
-        "affine_relu_dropout_backward": "affine",
-        "relu": "dropout",
-        "relu_backward": "dropout",
-        "dropout": "dropout",
-        "softmax_cross_entropy": "softmax",
-        "mean_squared_error": "softmax",
-        "sgd": "updates",
-        "adam": "updates",
-        "gather": "batches",
-        "philox": "philox",
-    },
+_FUSED = {
+    "affine": "affine",
+    "affine_backward": "affine",
+    "affine_relu_dropout": "affine",
+    "affine_relu_dropout_backward": "affine",
+    "relu": "dropout",
+    "relu_backward": "dropout",
+    "dropout": "dropout",
+    "softmax_cross_entropy": "softmax",
+    "mean_squared_error": "softmax",
+    "sgd": "updates",
+    "adam": "updates",
+    "gather": "batches",
+    "philox": "philox",
 }
+_FAMILIES: dict[str, dict[str, str]] = {"reference": {}, "cpu": _FUSED, "gpu": _FUSED}
 """For each backend, the module that holds its own version of a kernel."""
 
 DEVICES = tuple(_FAMILIES)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from calls import EVERY
 from real_gpu import RealGpu
-from simulated_gpu import State, install
+from simulated_gpu import State, host, install
 from tinygrad_cr.kernels import available, backend, set_tf32
 
 # No deadline: the first example of a test may compile a kernel. Examples are found anew in each run unless CI asks
@@ -33,12 +33,20 @@ def kernels(request):
 
 
 @pytest.fixture
-def simulated_gpu() -> Iterator[State]:
-    """A machine with a GPU: it is simulated, unless this one has a real one."""
+def gpu() -> Iterator[State]:
+    """A GPU to test on: that of this machine, or where there is none a simulated one, and what that has done."""
     if "gpu" in available():
         set_tf32(False)
         yield cast("State", RealGpu())
         set_tf32(False)
         return
+    if problem := host.problem():
+        pytest.skip(problem)
     with install() as state:
         yield state
+
+
+@pytest.fixture
+def simulated_gpu(gpu: State) -> State:
+    """The same, for a look at what it did: what a real one cannot tell skips the test, see `RealGpu`."""
+    return gpu

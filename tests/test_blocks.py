@@ -128,6 +128,12 @@ def test_a_schedule_that_fails_within_a_block_leaves_the_steps_before_it(monkeyp
     assert blocks | {"told": []} == steps | {"told": []}
 
 
+@pytest.mark.parametrize("rates", [[0.1, 0.2], np.array([0.1, 0.2]), None], ids=["list", "array", "None"])
+def test_a_schedule_that_gives_no_number_is_told_so(rates):
+    error = everything(None, schedule=lambda step: rates)["error"]
+    assert error == f"lr must be a finite number >= 0, got {rates!r}"
+
+
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many steps each block has."""

@@ -25,11 +25,11 @@ STEPS = 6
 
 
 @pytest.fixture(autouse=True)
-def gpu(simulated_gpu: State) -> Iterator[State]:
-    """The machine that these tests run on. A step that is not captured is an error unless a test expects it."""
+def strict(gpu: State) -> Iterator[None]:
+    """On a GPU; a step that is not captured is an error unless a test expects it."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        yield simulated_gpu
+        yield
 
 
 def bits(value: Any) -> tuple[Any, ...]:
@@ -99,7 +99,7 @@ KINDS = ["sgd", "adam", "adamw"]
 
 @pytest.mark.parametrize("members", [None, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_replays_and_scans_train_to_the_eager_bits(kind: str, members: int | None, gpu: State) -> None:
+def test_replays_and_scans_train_to_the_eager_bits(kind: str, members: int | None) -> None:
     eager, looped, scanned = (Training(kind, members) for _ in range(3))
     order = on_gpu(rows(STEPS, members))
 
@@ -123,25 +123,25 @@ def test_replays_and_scans_train_to_the_eager_bits(kind: str, members: int | Non
 
 
 @pytest.mark.parametrize("members", [None, 2])
-def test_replays_and_scans_wait_for_nothing(members: int | None, gpu: State) -> None:
+def test_replays_and_scans_wait_for_nothing(members: int | None, simulated_gpu: State) -> None:
     training = Training("sgd", members)
     order = rows(STEPS, members)
     step = tinygrad_cr.compile(training.step)
     for k in range(2):
         step(on_gpu(order[k]))
-    with gpu.no_waits():
+    with simulated_gpu.no_waits():
         step(on_gpu(order[2]))
         step.scan(on_gpu(order[3:]))
 
 
-def test_a_step_of_a_scan_is_one_launch(gpu: State) -> None:
+def test_a_step_of_a_scan_is_one_launch(simulated_gpu: State) -> None:
     training = Training()
     step = tinygrad_cr.compile(training.step)
     order = on_gpu(rows(20))
     step.scan(order[:3])
-    before = gpu.launches, gpu.uploads
+    before = simulated_gpu.launches, simulated_gpu.uploads
     step.scan(order)
-    assert (gpu.launches - before[0], gpu.uploads - before[1]) == (1 + 20, 1)
+    assert (simulated_gpu.launches - before[0], simulated_gpu.uploads - before[1]) == (1 + 20, 1)
 
 
 def test_a_population_is_launched_as_one() -> None:

@@ -49,7 +49,7 @@ def network(device: str, dropout: float = 0.5, **options: Any) -> nn.MLP:
 
 
 @pytest.mark.parametrize("case", FIRST_OF_EACH, ids=str)
-def test_value_and_gradient_of_an_operation_are_those_of_the_cpu(simulated_gpu: State, case: Case) -> None:
+def test_value_and_gradient_of_an_operation_are_those_of_the_cpu(gpu: Any, case: Case) -> None:
     value, gradients = evaluate_case(case, "float64", "gpu")
     expected, expected_gradients = evaluate_case(case, "float64", "reference")
     for found, wanted in zip([value, *gradients], [expected, *expected_gradients], strict=True):
@@ -59,14 +59,14 @@ def test_value_and_gradient_of_an_operation_are_those_of_the_cpu(simulated_gpu: 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("size", [Size(3, 5, 7), Size(33, 4, 10)], ids=str)
-def test_a_kernel_equals_reference(simulated_gpu: State, kernel: str, dtype: str, size: Size) -> None:
+def test_a_kernel_equals_reference(gpu: Any, kernel: str, dtype: str, size: Size) -> None:
     if kernel == "mean_squared_error":
         size = Size(size.rows, 0, 1)
     assert_like_reference("gpu", kernel, getattr(Maker(dtype), kernel)(size), max(size))
 
 
 @pytest.mark.parametrize("mode", ["inverted", "vanilla"])
-def test_masks_are_the_same_bit_for_bit(simulated_gpu: State, mode: str) -> None:
+def test_masks_are_the_same_bit_for_bit(gpu: Any, mode: str) -> None:
     x = np.ones((13, 37), "float32")
     found, wanted = (
         ops.dropout(Tensor(x, device=device), 0.3, generator=Generator(5, stream=2, draw=9), mode=mode).numpy()
@@ -77,7 +77,7 @@ def test_masks_are_the_same_bit_for_bit(simulated_gpu: State, mode: str) -> None
 
 @pytest.mark.parametrize("make", [optim.SGD, optim.Adam, optim.AdamW], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("members", [None, 3])
-def test_a_few_steps_lead_where_those_of_the_cpu_lead(simulated_gpu: State, make: Any, members: int | None) -> None:
+def test_a_few_steps_lead_where_those_of_the_cpu_lead(gpu: Any, make: Any, members: int | None) -> None:
     states = []
     for device in ("cpu", "gpu"):
         model = network(device, members=members)
@@ -92,7 +92,7 @@ def test_a_few_steps_lead_where_those_of_the_cpu_lead(simulated_gpu: State, make
         np.testing.assert_allclose(states[1][name], wanted, rtol=2e-4, atol=1e-6, err_msg=name)
 
 
-def test_gradcheck_works_on_tensors_of_the_gpu(simulated_gpu: State) -> None:
+def test_gradcheck_works_on_tensors_of_the_gpu(gpu: Any) -> None:
     x = Tensor(np.array([[0.5, 0.0], [-1.0, 2.0]]), device="gpu")
     report = gradcheck(lambda t: ops.relu(t) + ops.tanh(t), [x])
     assert report.moved == ["0 (t)[0, 1]"]
@@ -100,7 +100,7 @@ def test_gradcheck_works_on_tensors_of_the_gpu(simulated_gpu: State) -> None:
     assert gradcheck(model, [Tensor(X.astype(float), device="gpu")], wrt=dict(model.named_parameters())).ok
 
 
-def test_gradcheck_finds_a_wrong_rule_on_the_gpu(simulated_gpu: State) -> None:
+def test_gradcheck_finds_a_wrong_rule_on_the_gpu(gpu: Any) -> None:
     def wrong(x: Tensor) -> Tensor:
         return tinygrad_cr.tensor.record(x.data * x.data, (x,), lambda g: (g * x.data,))
 
@@ -143,7 +143,7 @@ def test_labels_out_of_range_are_found_on_the_host_and_make_the_loss_nan_on_the_
 # Moves
 
 
-def test_an_array_of_the_gpu_becomes_a_tensor_without_a_copy_and_without_a_word(simulated_gpu: State) -> None:
+def test_an_array_of_the_gpu_becomes_a_tensor_without_a_copy_and_without_a_word(gpu: Any) -> None:
     array = xp().ones((2, 3), "float32")
     x = Tensor(array)
     assert x.device == "gpu"
@@ -154,7 +154,7 @@ def test_an_array_of_the_gpu_becomes_a_tensor_without_a_copy_and_without_a_word(
     assert not hasattr(Tensor(X), "__cuda_array_interface__")
 
 
-def test_what_another_library_shows_is_taken_without_a_copy(simulated_gpu: State) -> None:
+def test_what_another_library_shows_is_taken_without_a_copy(gpu: Any) -> None:
     array = xp().arange(6, dtype="float32").reshape(2, 3).T
     foreign = types.SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__)
     x = Tensor(foreign)
@@ -162,7 +162,7 @@ def test_what_another_library_shows_is_taken_without_a_copy(simulated_gpu: State
     np.testing.assert_array_equal((x * 1.0).numpy(), array.get())
 
 
-def test_tensors_go_up_and_down_as_they_are_told(simulated_gpu: State) -> None:
+def test_tensors_go_up_and_down_as_they_are_told(gpu: Any) -> None:
     up = Tensor(X, device="gpu", requires_grad=True)
     assert (up.device, up.dtype, up.requires_grad) == ("gpu", X.dtype, True)
     for down in (up.to("cpu"), Tensor(up, device="cpu"), Tensor(up.data, device="cpu")):
@@ -177,12 +177,12 @@ def test_tensors_go_up_and_down_as_they_are_told(simulated_gpu: State) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "complex64"])
-def test_an_array_of_the_gpu_in_another_dtype_is_refused(simulated_gpu: State, dtype: str) -> None:
+def test_an_array_of_the_gpu_in_another_dtype_is_refused(gpu: Any, dtype: str) -> None:
     with pytest.raises(DTypeError, match=f"got {dtype}; convert with dtype='float32'"):
         Tensor(xp().ones(3, dtype))
 
 
-def test_a_module_moves_there_and_back_with_its_dtype(simulated_gpu: State) -> None:
+def test_a_module_moves_there_and_back_with_its_dtype(gpu: Any) -> None:
     model = nn.MLP([4, 8, 3], generator=3, dtype="float64")
     before = model.state_dict()
     ops.cross_entropy(model(X.astype(float)), Y).backward()
@@ -197,7 +197,7 @@ def test_a_module_moves_there_and_back_with_its_dtype(simulated_gpu: State) -> N
         np.testing.assert_allclose(value, before[name], rtol=1e-6)
 
 
-def test_states_are_numpys_arrays_and_fit_on_every_device(simulated_gpu: State) -> None:
+def test_states_are_numpys_arrays_and_fit_on_every_device(gpu: Any) -> None:
     model, other = network("gpu"), network("cpu")
     optimizer, theirs = optim.SGD(model, 0.1, 0.9), optim.SGD(other, 0.1, 0.9)
     training_step(model, optimizer)(Tensor(X, device="gpu"), Y)
@@ -212,7 +212,7 @@ def test_states_are_numpys_arrays_and_fit_on_every_device(simulated_gpu: State) 
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copied", "pickled"])
-def test_a_module_on_the_gpu_can_be_copied_and_pickled(simulated_gpu: State, again: Callable[[Any], Any]) -> None:
+def test_a_module_on_the_gpu_can_be_copied_and_pickled(gpu: Any, again: Callable[[Any], Any]) -> None:
     model = network("gpu")
     twin = again(model)
     assert twin.flat().backend is backend("gpu")
@@ -221,13 +221,13 @@ def test_a_module_on_the_gpu_can_be_copied_and_pickled(simulated_gpu: State, aga
     np.testing.assert_array_equal(twin.state_dict()["layers.1.weight"], model.state_dict()["layers.1.weight"])
 
 
-def test_networks_on_the_gpu_become_a_population_there(simulated_gpu: State) -> None:
+def test_networks_on_the_gpu_become_a_population_there(gpu: Any) -> None:
     population = nn.stack([network("gpu"), network("gpu")])
     assert {p.device for p in population.parameters()} == {"gpu"}
     assert population[1].parameters()[0].data.base is population.parameters()[0].data.base
 
 
-def test_indices_of_every_kind_pick_what_they_pick_on_the_cpu(simulated_gpu: State) -> None:
+def test_indices_of_every_kind_pick_what_they_pick_on_the_cpu(gpu: Any) -> None:
     data = np.arange(24.0).reshape(4, 6)
     indices: list[Any] = [
         1,
@@ -273,13 +273,13 @@ MIXES: dict[str, Callable[[Tensor, Tensor, Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_mixing_devices_is_an_error_that_says_how_to_move(simulated_gpu: State, name: str) -> None:
+def test_mixing_devices_is_an_error_that_says_how_to_move(gpu: Any, name: str) -> None:
     here = Tensor(np.ones((2, 2), "float32"))
     with pytest.raises(DeviceError, match=r"'(gpu|cpu)'.*'(gpu|cpu)'.*(\.to\(|Tensor\()"):
         MIXES[name](here, here.to("gpu"), xp().ones((2, 2), "float32"))
 
 
-def test_a_gradient_assigned_on_another_device_is_refused(simulated_gpu: State) -> None:
+def test_a_gradient_assigned_on_another_device_is_refused(gpu: Any) -> None:
     model = network("gpu")
     optimizer = optim.SGD(model, 0.1)
     model.parameters()[0].grad = np.zeros((4, 8), "float32")
@@ -364,7 +364,10 @@ def fake_cupy(error: type[Exception] | None, devices: int = 0, driver: int = 0) 
 
 PROBLEMS: dict[str, tuple[Any, str]] = {
     "no CuPy": (None, r"CuPy, which is not installed: pip install 'tinygrad_cr\[gpu\]'"),
-    "no driver": (fake_cupy(NoDriverError), r"no CUDA device: there is no NVIDIA driver \(CuPy 14\.2\.0"),
+    "no driver": (
+        fake_cupy(NoDriverError),
+        r"no CUDA device: there is no NVIDIA driver \(CuPy 14\.2\.0 is.*: install the driver",
+    ),
     "an old driver": (
         fake_cupy(NoDriverError, driver=12040),
         r"built for CUDA 13\.0, the driver supports CUDA 12\.4 at most: update .* \(cupy-cuda12x\)",
@@ -398,6 +401,12 @@ def test_a_machine_without_a_gpu_says_what_is_missing(
     for ask in (lambda: Tensor([1.0], device="gpu"), lambda: nn.Affine(1, 1).to("gpu"), tinygrad_cr.tf32):
         with pytest.raises(DeviceError, match=text):
             ask()
+
+
+@pytest.mark.parametrize("device", [None, 3, ["gpu"]])
+def test_a_device_is_a_name(device: Any) -> None:
+    with pytest.raises(DeviceError, match="a device is named, like 'cpu' or 'gpu', got"):
+        Tensor([1.0]).to(device)
 
 
 class _Missing:

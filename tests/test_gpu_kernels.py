@@ -43,6 +43,8 @@ def gpu() -> Iterator[Kernels]:
     if REAL_GPU:
         yield backend("gpu")
         return
+    if problem := host.problem():
+        pytest.skip(problem)
     with install():
         yield backend("gpu")
 

@@ -17,7 +17,7 @@ from tinygrad_cr.errors import DeviceError, DeviceMemoryError, OptionError
 from tinygrad_cr.kernels import available
 from tinygrad_cr.nn import MLP
 from tinygrad_cr.optim import SGD
-from tinygrad_cr.train import Trainer, evaluate, load_run, predict_proba
+from tinygrad_cr.train import Callback, Trainer, evaluate, load_run, predict_proba
 from tinygrad_cr.train.evaluate import Evaluation
 
 
@@ -61,7 +61,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("how", [EAGER, COMPILED], ids=["eager", "compiled"])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options) or "plain")
-def test_a_run_on_the_gpu_has_the_history_of_one_on_the_cpu(simulated_gpu, options, how):
+def test_a_run_on_the_gpu_has_the_history_of_one_on_the_cpu(gpu, options, how):
     _, expected = fit(network(), **options)
     trainer, history = fit(network(), device="gpu", **options, **how)
     assert trainer.model.parameters()[0].device == "gpu"
@@ -70,14 +70,14 @@ def test_a_run_on_the_gpu_has_the_history_of_one_on_the_cpu(simulated_gpu, optio
 
 @pytest.mark.parametrize("how", [EAGER, COMPILED], ids=["eager", "compiled"])
 @pytest.mark.parametrize("shuffle", ["members", "shared"])
-def test_a_population_on_the_gpu_has_the_history_of_one_on_the_cpu(simulated_gpu, shuffle, how):
+def test_a_population_on_the_gpu_has_the_history_of_one_on_the_cpu(gpu, shuffle, how):
     options = {"lr": [0.01, 0.02, 0.05], "reg": [0.0, 0.01, 0.001], "shuffle": shuffle}
     _, expected = fit(network(members=3), **options)
     _, history = fit(network(members=3), device="gpu", **options, **how)
     assert_close(history, expected)
 
 
-def test_a_model_that_is_on_the_gpu_is_trained_there(simulated_gpu):
+def test_a_model_that_is_on_the_gpu_is_trained_there(gpu):
     model = network()
     model.to("gpu")
     optimizer = SGD(model, lr=0.02, momentum=0.9)
@@ -123,7 +123,27 @@ def test_where_memory_does_not_suffice_the_error_says_so_and_the_model_stays_wha
         np.testing.assert_array_equal(value, expected[name])
 
 
-def test_the_command_line_trains_and_predicts_on_the_gpu(simulated_gpu, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("members", [None, 2])
+def test_where_memory_runs_out_on_the_way_the_model_holds_its_best_parameters(simulated_gpu, tmp_path, members):
+    class Watching(Callback):
+        def epoch(self, row: Any) -> None:
+            if row["epoch"] == 2:
+                simulated_gpu.memory = 0
+
+    model = network(members=members)
+    options = {"lr": 0.02, "schedule": lambda step: 0.02 if step < 34 else 3.0, "monitors": False, "epochs": 4}
+    with pytest.raises(DeviceMemoryError, match=r"the GPU was asked for .* are free"), np.errstate(all="ignore"):
+        fit(model, device="gpu", out=tmp_path, callbacks=[Watching()], **options)
+    simulated_gpu.memory = 2**34
+    best = network(members=members)
+    fit(best, **options | {"epochs": 1})
+    saved = load_run(tmp_path).model.state_dict()
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, saved[name])
+        np.testing.assert_allclose(value, best.state_dict()[name], rtol=2e-4, atol=1e-5)
+
+
+def test_the_command_line_trains_and_predicts_on_the_gpu(gpu, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> str:
@@ -158,7 +178,7 @@ def test_the_command_line_says_that_there_is_no_gpu(tmp_path, monkeypatch, capsy
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_of_bytes_lie_on_the_gpu_as_bytes(simulated_gpu):
+def test_rows_of_bytes_lie_on_the_gpu_as_bytes(gpu):
     from tinygrad_cr.train.loop import Loop
 
     trainer = Trainer(network(), device="gpu", reporter=False)
@@ -168,7 +188,7 @@ def test_rows_of_bytes_lie_on_the_gpu_as_bytes(simulated_gpu):
 
 
 @pytest.mark.parametrize(("first", "second"), [("cpu", "gpu"), ("gpu", "cpu")])
-def test_a_run_goes_on_on_another_device(simulated_gpu, tmp_path, first, second):
+def test_a_run_goes_on_on_another_device(gpu, tmp_path, first, second):
     _, expected = fit(network(), epochs=4)
     fit(network(), device=first, out=tmp_path, **EAGER)
     assert json.loads((tmp_path / "config.json").read_text())["device"] == first
@@ -178,7 +198,7 @@ def test_a_run_goes_on_on_another_device(simulated_gpu, tmp_path, first, second)
     assert json.loads((tmp_path / "config.json").read_text())["device"] == second
 
 
-def test_the_run_folder_of_the_gpu_is_read_without_one(simulated_gpu, tmp_path):
+def test_the_run_folder_of_the_gpu_is_read_without_one(gpu, tmp_path):
     trainer, _ = fit(network(), device="gpu", out=tmp_path, **EAGER)
     run = load_run(tmp_path)
     assert run.model.parameters()[0].device == "cpu"
@@ -190,7 +210,7 @@ def test_the_run_folder_of_the_gpu_is_read_without_one(simulated_gpu, tmp_path):
     )
 
 
-def test_divergence_on_the_gpu_leaves_what_it_leaves_on_the_cpu(simulated_gpu):
+def test_divergence_on_the_gpu_leaves_what_it_leaves_on_the_cpu(gpu):
     late = {"schedule": lambda step: 1e30 if step == 40 else 0.02}
     with np.errstate(all="ignore"):
         trainer, history = fit(network(), device="gpu", **late, **EAGER)
@@ -200,7 +220,7 @@ def test_divergence_on_the_gpu_leaves_what_it_leaves_on_the_cpu(simulated_gpu):
     assert_close(history, expected)
 
 
-def test_a_search_trains_where_it_is_told(simulated_gpu):
+def test_a_search_trains_where_it_is_told(gpu):
     space = {"lr": search.LogUniform(1e-3, 1e-1), "hidden": 8}
     options = {"trials": 3, "epochs": 2, "reporter": False, "seed": 0}
     found, expected = (
@@ -209,7 +229,7 @@ def test_a_search_trains_where_it_is_told(simulated_gpu):
     assert [row["val_accuracy"] for row in found.rows] == pytest.approx([r["val_accuracy"] for r in expected.rows])
 
 
-def test_an_ensemble_and_the_doctor_work_with_a_model_on_the_gpu(simulated_gpu):
+def test_an_ensemble_and_the_doctor_work_with_a_model_on_the_gpu(gpu):
     options: dict[str, Any] = {"hidden": [8], "epochs": 2, "generator": 0, "reporter": False}
     found, expected = (
         ensemble.train_ensemble(2, TRAIN, VALIDATION, device=device, **options) for device in ("gpu", "cpu")
@@ -223,7 +243,7 @@ def test_an_ensemble_and_the_doctor_work_with_a_model_on_the_gpu(simulated_gpu):
     }
 
 
-def test_an_optimizer_of_a_model_elsewhere_is_refused(simulated_gpu):
+def test_an_optimizer_of_a_model_elsewhere_is_refused(gpu):
     model = network()
     with pytest.raises(OptionError, match=r"move the model with model.to\('gpu'\) and make the optimizer afterwards"):
         Trainer(model, optimizer=SGD(model, lr=0.1), device="gpu")

@@ -15,6 +15,8 @@ from tinygrad_cr.kernels import Array, BackendError, Kernels, backend
 
 def find_backend(device: str) -> Kernels:
     """The backend of that name, or a `DeviceError` that says which there are."""
+    if not isinstance(device, str):
+        raise DeviceError(f"a device is named, like 'cpu' or 'gpu', got {device!r}")
     try:
         return backend(device)
     except BackendError as error:
@@ -41,6 +43,20 @@ def moved(array: Array, source: Kernels, target: Kernels) -> Array:
         return source.to_numpy(array)
     with device_memory():
         return target.xp.asarray(array)
+
+
+def assign(array: Array, values: Any, target: Kernels) -> None:
+    """Copy NumPy's values into an array of a backend; on a GPU without asking for memory, where it lies in one piece.
+
+    >>> array = np.zeros(2)
+    >>> assign(array, np.array([1.0, 2.0]), backend("cpu"))
+    >>> array
+    array([1., 2.])
+    """
+    if not target.host and array.flags.c_contiguous:
+        array.set(values)
+    else:
+        array[...] = values if target.host else moved(values, backend("cpu"), target)
 
 
 def host_copy(array: Array, source: Kernels) -> Any:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cr.device import host_copy, moved, to_numpy
+from tinygrad_cr.device import assign, host_copy, to_numpy
 from tinygrad_cr.errors import DTypeError, GradientError, OptionError
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tape import no_grad
-from tinygrad_cr.tensor import CPU, Tensor
+from tinygrad_cr.tensor import Tensor
 
 Vector = np.ndarray[Any, Any]
 
@@ -325,7 +325,7 @@ def _values(t: Tensor) -> Vector:
 
 def _put(t: Tensor, values: Vector) -> None:
     """Write the elements, wherever they are."""
-    t.data[...] = moved(values, CPU, t.backend)
+    assign(t.data, values, t.backend)
 
 
 def _argument_name(fn: Callable[..., Any], position: int) -> str:

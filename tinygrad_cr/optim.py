@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import tape
-from tinygrad_cr.device import host_copy, lies_on_gpu, moved, to_numpy
+from tinygrad_cr.device import assign, host_copy, lies_on_gpu, to_numpy
 from tinygrad_cr.errors import DeviceError, GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module, Parameter
 from tinygrad_cr.options import number, numbers, of_member
 from tinygrad_cr.tape import ask, each_member, watch
-from tinygrad_cr.tensor import CPU
 
 Number = float | Sequence[float]
 """Of a population, also one for each member."""
@@ -211,7 +210,7 @@ class Optimizer:
             raise StateDictError("optimizer state does not fit, nothing was loaded: " + "; ".join(problems))
         self.steps = int(state["steps"])
         for name in self.buffers:
-            getattr(self, name)[...] = moved(arrays[name], CPU, self.flat.backend)
+            assign(getattr(self, name), arrays[name], self.flat.backend)
 
 
 class SGD(Optimizer):

@@ -33,7 +33,7 @@ def problem() -> str | None:
 def _driver_problem(version: str, runtime: object) -> str:
     built, driver = runtime.runtimeGetVersion(), runtime.driverGetVersion()  # type: ignore[attr-defined]
     if not driver:
-        return f"no CUDA device: there is no NVIDIA driver (CuPy {version} is installed)"
+        return f"no CUDA device: there is no NVIDIA driver (CuPy {version} is installed): install the driver"
     return (
         f"CuPy {version} is built for CUDA {_dotted(built)}, the driver supports CUDA {_dotted(driver)} at most: "
         f"update the driver, or install the CuPy for it (cupy-cuda{driver // 1000}x)"

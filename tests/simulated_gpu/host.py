@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -34,6 +35,12 @@ LARGEST_BLOCK = (1024, 1024, 64)
 THREADS_A_BLOCK = 1024
 SHARED_BYTES = 48 * 1024
 _running = threading.Lock()
+
+
+def problem() -> str | None:
+    """Why this machine cannot run kernels on the host; None if it can."""
+    found = shutil.which(COMPILER[0])
+    return None if found else f"a simulated GPU compiles its kernels for the host, and {COMPILER[0]} is not installed"
 
 
 class Parameter(NamedTuple):

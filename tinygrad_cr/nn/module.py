@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from tinygrad_cr import tape
-from tinygrad_cr.device import device_memory, find_backend, host_copy, moved, to_numpy
+from tinygrad_cr.device import assign, device_memory, find_backend, host_copy, moved, to_numpy
 from tinygrad_cr.errors import DTypeError, OptionError, StateDictError
 from tinygrad_cr.kernels import DEVICES, available
 from tinygrad_cr.nn.flat import FlatParameters, common_members
 from tinygrad_cr.nn.parameter import Parameter
 from tinygrad_cr.tape import watch
-from tinygrad_cr.tensor import CPU, Tensor, float_dtype
+from tinygrad_cr.tensor import Tensor, float_dtype
 
 
 class Module:
@@ -124,7 +124,7 @@ class Module:
         if problems:
             raise StateDictError("state dict does not fit, nothing was loaded: " + "; ".join(problems))
         for name, parameter in own.items():
-            parameter.data[...] = moved(arrays[name], CPU, parameter.backend)
+            assign(parameter.data, arrays[name], parameter.backend)
 
     def to(self, target: str) -> Module:
         """Convert all parameters to a dtype ("float32", "float64") or move them to a device; returns the module.

@@ -149,7 +149,8 @@ class Loop:
         def before(k: int) -> None:
             if k == len(rates):
                 rates.append(self.schedule(first + k))
-            if rates[k] != self.optimizer.lr:  # checking a number costs as much as a tenth of a small step
+            # Checking a number costs as much as a tenth of a small step.
+            if not isinstance(rates[k], float) or rates[k] != self.optimizer.lr:
                 self.optimizer.lr = rates[k]
 
         if len(rows) > 1:

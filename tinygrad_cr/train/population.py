@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinygrad_cr.data import Dataset
+from tinygrad_cr.device import assign
 from tinygrad_cr.errors import DivergenceError, OptionError
 from tinygrad_cr.nn import member_of
 from tinygrad_cr.options import PerMember, of_member
@@ -105,7 +106,7 @@ class PopulationLoop:
             completed = not self.stopped or self.history.stopped is None
         finally:
             for member in self.members:
-                self.flat.values[member.number] = self.updates.kernels.xp.asarray(member.best)
+                assign(self.flat.values[member.number], member.best, self.updates.kernels)
                 if member.lost:
                     self.optimizer.forget(member.number)
             accuracies = [m.best_accuracy for m in self.members if m.best_accuracy is not None]
