@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from at_root import ROOT
 from bench.contestants.ours import Compiled
 from bench.inputs import make_inputs
 from bench.report import ways
 from bench.workloads import Task
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
