@@ -12,9 +12,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def path() -> str:
+    """What $PYTHONPATH is to be for a process that imports `tinygrad_cr` and `bench` from here."""
+    inherited = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(ROOT)]
+    return os.pathsep.join([str(ROOT), *inherited])
+
+
 def use() -> None:
     """Let this process and its children import `tinygrad_cr` and `bench` from here, installed or not."""
     if sys.path[:1] != [str(ROOT)]:
         sys.path.insert(0, str(ROOT))
-    inherited = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != str(ROOT)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *inherited])
+    os.environ["PYTHONPATH"] = path()

@@ -67,6 +67,7 @@ subprocess.run([sys.executable, "-P", "-c", where], check=True, cwd=os.sep)
     assert {Path(line).resolve() for line in done.stdout.split()} == {ROOT / "kernels" / "gpu" / "batch.py"}
 
 
+@pytest.mark.slow
 def test_every_kernel_has_a_case_that_fits_its_contract_and_agrees() -> None:
     session = kernels.Kernels("cpu")
     names = session.names()
@@ -128,6 +129,7 @@ def test_launches_of_a_family_are_recorded_and_its_module_left_as_it_was(monkeyp
     assert made == [("affine", "epilogue", 3)] * 2
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_a_command_goes_on_and_one_that_hangs_is_ended() -> None:
     process = peer.Peer("ours", "cpu", 60)
     try:
@@ -146,6 +148,7 @@ def test_a_process_that_fails_a_command_goes_on_and_one_that_hangs_is_ended() ->
         process.close()
 
 
+@pytest.mark.slow
 def test_a_contestant_that_cannot_start_is_named_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = ("torch", "jax")
     real = peer.Peer
@@ -275,6 +278,7 @@ def test_the_chosen_tests_are_run_and_counted(tmp_path: Path) -> None:
     assert "it is two" in failure
 
 
+@pytest.mark.slow
 def test_those_that_take_too_long_are_stopped_and_what_they_did_is_known(tmp_path: Path) -> None:
     file = tmp_path / "test_probe.py"
     file.write_text(PROBE.format(end="time.sleep(600)"))

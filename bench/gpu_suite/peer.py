@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from bench import checkout
 from bench.gpu_suite.workloads import Case
 
 CONTESTANTS = {
@@ -64,7 +65,7 @@ class Peer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | own,
+            env=os.environ | own | {"PYTHONPATH": checkout.path()},
         )
         try:
             self.versions: dict[str, str] = self._reply(patience)["versions"]
