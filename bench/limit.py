@@ -28,7 +28,8 @@ from itertools import pairwise
 from typing import Any
 
 from bench.machine import cores, l2_total
-from bench.workers import Worker, WorkerError
+from bench.process import ContestantError
+from bench.workers import Worker
 from bench.workloads import RANDOM, Task
 
 LIBRARIES = ("numpy", "numba", "torch")
@@ -92,7 +93,7 @@ def limits(quick: bool) -> Iterator[Limits]:
                 environment = {
                     name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BENCH_THREADS")
                 }
-                with contextlib.suppress(WorkerError):
+                with contextlib.suppress(ContestantError):
                     worker = stack.enter_context(Worker(f"limit:{library}", environment))
                     workers[f"{library}, {threads} thread{'s' if threads > 1 else ''}"] = worker
         yield Limits(workers)

@@ -13,7 +13,8 @@ from bench import limit, start
 from bench.contestants import BY_NAME, ENTRIES, Entry, missing
 from bench.inputs import fashion_mnist_is_here
 from bench.machine import cores, describe
-from bench.workers import Worker, WorkerError
+from bench.process import ContestantError
+from bench.workers import Worker
 from bench.workloads import FASHION, LEARNING_RATES, NETWORKS, TARGET_ACCURACY, Task, make_tasks
 
 FORMAT = 1
@@ -78,7 +79,7 @@ class Field:
                 continue
             try:
                 reply = self.worker(name)("prepare", task=task.to_json(), seconds=seconds)
-            except WorkerError as problem:
+            except ContestantError as problem:
                 failed[name] = str(problem)
                 self.say(f"  {name} failed: {problem}")
                 continue
@@ -164,7 +165,7 @@ def timed(field: Field, task: Task, options: Options, limits: limit.Limits | Non
         for name in names[turn:] + names[:turn]:
             try:
                 reply = field.worker(name)("measure", seconds=options.turn_seconds, least=options.least_blocks)
-            except WorkerError as problem:
+            except ContestantError as problem:
                 failed[name] = str(problem)
                 del record["rounds"][name]
                 say(f"  {name} failed: {problem}")
@@ -206,7 +207,7 @@ def race(field: Field, task: Task, options: Options, say: Say) -> dict[str, Any]
                 arguments = {"lr": lr, "seed": seed, "target": TARGET_ACCURACY, "max_epochs": options.max_epochs}
                 try:
                     reply = field.worker(name)("race", **arguments)
-                except WorkerError as problem:
+                except ContestantError as problem:
                     failed[name] = str(problem)
                     say(f"  {name} failed: {problem}")
                     break
@@ -233,7 +234,7 @@ def memory(
                 worker("prepare", task=task.to_json(), seconds=0.0, variant=reply["variant"])
                 worker("measure", seconds=0.0, least=1)
                 found[name] = {"imported_bytes": imported, "peak_bytes": worker("peak")["bytes"]}
-        except WorkerError as problem:
+        except ContestantError as problem:
             found[name] = {"failed": str(problem)}
             say(f"  {name} failed: {problem}")
     return found

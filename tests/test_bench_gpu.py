@@ -16,6 +16,7 @@ from bench.gpu_suite import bars, kernels, parity, peer, report, suite
 from bench.gpu_suite.clock import Clock
 from bench.gpu_suite.field import Field
 from bench.gpu_suite.workloads import networks
+from bench.process import ContestantError
 from tinygrad_cr.kernels import KERNELS, available
 
 
@@ -133,16 +134,16 @@ def test_launches_of_a_family_are_recorded_and_its_module_left_as_it_was(monkeyp
 def test_a_process_that_fails_a_command_goes_on_and_one_that_hangs_is_ended() -> None:
     process = peer.Peer("ours", "cpu", 60)
     try:
-        with pytest.raises(peer.PeerError, match="KeyError"):
+        with pytest.raises(ContestantError, match="KeyError"):
             process.ask("measure", 30, case="B", variant="eager", seconds=0.0)
         case = networks(True)[0].to_json()
         assert len(process.ask("prepare", 60, case=case, variant="eager")["losses"]) == 2
         reply = process.ask("measure", 30, case="B", variant="eager", seconds=0.0)
         assert reply["steps"] == case["rows"] // case["batch"]
-        with pytest.raises(peer.PeerError, match="gave no answer"):
+        with pytest.raises(ContestantError, match="gave no answer"):
             process.ask("measure", 0.0, case="B", variant="eager", seconds=5.0)
         assert not process.alive
-        with pytest.raises(peer.PeerError, match="ended with status"):
+        with pytest.raises(ContestantError, match="ended with status"):
             process.ask("measure", 30, case="B", variant="eager", seconds=0.0)
     finally:
         process.close()
@@ -155,7 +156,7 @@ def test_a_contestant_that_cannot_start_is_named_and_the_others_go_on(monkeypatc
 
     def start(name: str, device: str, patience: float) -> peer.Peer:
         if name in absent:
-            raise peer.PeerError(f"No module named {name!r}")
+            raise ContestantError(f"No module named {name!r}")
         return real(name, device, patience)
 
     monkeypatch.setattr("bench.gpu_suite.field.Peer", start)

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench.gpu_suite.clock import Clock
-from bench.gpu_suite.peer import Peer, PeerError
+from bench.gpu_suite.peer import Peer
 from bench.gpu_suite.workloads import BY_NAME, SOLO, TOGETHER, Case, Variant
+from bench.process import ContestantError
 
 Say = Callable[[str], None]
 HELLO = 90.0
@@ -62,7 +63,7 @@ class Field:
     ) -> None:
         try:
             peer = self.peers[process] = Peer(process, self.device, min(HELLO, patience()))
-        except PeerError as problem:
+        except ContestantError as problem:
             self.absent[process] = str(problem)
             self.say(f"{process} does not take part: {problem}")
             return
@@ -70,12 +71,12 @@ class Field:
         for case, variant in work:
             try:
                 if last_start() <= 0:
-                    raise PeerError("there was no time left to prepare it")
+                    raise ContestantError("there was no time left to prepare it")
                 reply = peer.ask("prepare", patience(), case=case.to_json(), variant=variant.name)
                 if not all(math.isfinite(loss) for loss in reply["losses"]):
-                    raise PeerError(f"its loss is not finite: {reply['losses']}")
+                    raise ContestantError(f"its loss is not finite: {reply['losses']}")
                 self.prepared.setdefault(case.name, {})[variant.name] = reply
-            except PeerError as problem:
+            except ContestantError as problem:
                 self.fail(case.name, variant.name, str(problem))
 
     def fail(self, case: str, variant: str, why: str) -> None:
@@ -89,7 +90,7 @@ class Field:
         try:
             peer = self.peers[BY_NAME[variant].process]
             reply = peer.ask("measure", SLOWEST_TURN, case=case, variant=variant, seconds=seconds)
-        except PeerError as problem:
+        except ContestantError as problem:
             self.fail(case, variant, str(problem))
             return None
         return float(reply["step"])

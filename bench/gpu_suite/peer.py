@@ -9,18 +9,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import selectors
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from bench import checkout
 from bench.gpu_suite.workloads import Case
+from bench.process import ContestantError, Process
 
 CONTESTANTS = {
     "ours": "ours:Ours",
@@ -42,91 +39,33 @@ ENVIRONMENT = {
 }
 
 
-class PeerError(RuntimeError):
-    """What a process could not do, in one line."""
-
-
-class Peer:
+class Peer(Process):
     """The parent's end.
 
     Args:
         name: of `CONTESTANTS`.
         device: "gpu" or "cpu".
         patience: seconds until it must have said hello.
+
+    Raises:
+        ContestantError: it did not.
     """
 
     def __init__(self, name: str, device: str, patience: float) -> None:
-        self.name = name
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         own = ENVIRONMENT | ({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
         program = "from bench.gpu_suite.peer import main; main()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program, name, device],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=os.environ | own | {"PYTHONPATH": checkout.path()},
-        )
+        command = [sys.executable, "-P", "-c", program, name, device]
+        super().__init__(name, command, own | {"PYTHONPATH": checkout.path()})
         try:
-            self.versions: dict[str, str] = self._reply(patience)["versions"]
-        except PeerError:
+            self.versions: dict[str, str] = self.reply(patience)["versions"]
+        except ContestantError:
             self.close()
             raise
 
     def ask(self, do: str, patience: float, **arguments: Any) -> dict[str, Any]:
-        """Let it do something and wait; after `patience` seconds it counts as hung and is ended.
-
-        Raises:
-            PeerError: it failed, died or hung.
-        """
-        assert self._process.stdin is not None
-        if not self.alive:
-            raise PeerError(self._obituary())
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise PeerError(self._obituary()) from None
-        return self._reply(patience)
-
-    def _reply(self, patience: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(max(0.0, patience)):
-                self._process.kill()
-                self._process.wait()
-                raise PeerError(f"gave no answer for {max(0.0, patience):.0f} s and was ended")
-        line = self._process.stdout.readline()
-        if not line:
-            raise PeerError(self._obituary())
-        reply: dict[str, Any] = json.loads(line)
-        if "error" in reply:
-            raise PeerError(reply["error"])
-        return reply
-
-    def _obituary(self) -> str:
-        code = self._process.wait()
-        self._errors.seek(0)
-        last = self._errors.read().strip().splitlines()[-1:] or ["it printed nothing"]
-        return f"ended with status {code}: {last[0]}"
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can take another command."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End the process; what it holds of the device is free then."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        if self.alive:
-            self._process.kill()
-        self._process.wait()
-        self._process.stdout.close()
-        with suppress(OSError):  # the rest of a command that it did not live to read
-            self._process.stdin.close()
-        self._errors.close()
+        """Let it do something and wait; see `Process.reply`."""
+        self.send({"do": do, **arguments})
+        return self.reply(patience)
 
 
 class Session:

@@ -13,8 +13,9 @@ from bench.gpu_suite import parity
 from bench.gpu_suite.clock import Clock
 from bench.gpu_suite.field import Field, Say, fastest
 from bench.gpu_suite.machine import graphics, machine
-from bench.gpu_suite.peer import Peer, PeerError
+from bench.gpu_suite.peer import Peer
 from bench.gpu_suite.workloads import BY_NAME, Case, networks, populations, title
+from bench.process import ContestantError
 
 FORMAT = 1
 PHASES = {"tests": 150.0, "networks": 110.0, "populations": 90.0, "kernels": 45.0, "memory": 60.0}
@@ -173,7 +174,7 @@ class Run:
                     continue
                 try:
                     found["records"][name] = peer.ask("kernel", PATIENCE, name=name)
-                except PeerError as problem:
+                except ContestantError as problem:
                     found["records"][name] = {"problem": str(problem)}
                     self.say(f"{name}: {problem}")
                     peer.close()
@@ -208,6 +209,6 @@ class Run:
                         found[name][variant] = peer.ask("peak", PATIENCE, case=case, variant=variant)
                     finally:
                         peer.close()
-                except PeerError as problem:
+                except ContestantError as problem:
                     found[name][variant] = {"failed": str(problem)}
                     self.say(f"memory, {name}, {variant}: {problem}")
