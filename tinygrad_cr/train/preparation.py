@@ -88,7 +88,7 @@ def config(trainer: Trainer, train: Dataset, data: dict[str, str]) -> dict[str, 
 def options(trainer: Trainer) -> dict[str, Any]:
     """The options that are plain values.
 
-    >>> from tinygrad_cr.nn import MLP, Module
+    >>> from tinygrad_cr.nn import MLP
     >>> from tinygrad_cr.train import Trainer
     >>> options(Trainer(MLP([4, 2], generator=0)))["epochs"]
     20
