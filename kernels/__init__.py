@@ -188,12 +188,12 @@ def out_of_memory(error: Exception) -> tuple[int | None, int, int] | None:
 
 def set_tf32(allowed: bool) -> None:
     """Let products of float32 on the GPU be computed in TF32; only where there is a backend "gpu"."""
-    _gpu_device().set_tf32(allowed)
+    importlib.import_module(".gpu.products", __name__).set_tf32(allowed)
 
 
 def tf32() -> bool:
     """Whether that is allowed."""
-    return cast("bool", _gpu_device().tf32())
+    return cast("bool", importlib.import_module(".gpu.products", __name__).tf32())
 
 
 def available() -> tuple[str, ...]:

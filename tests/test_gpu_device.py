@@ -322,13 +322,13 @@ def test_a_memory_error_of_the_host_stays_what_it_is() -> None:
 def test_tf32_is_off_until_it_is_allowed(simulated_gpu: State) -> None:
     assert not tinygrad_cr.tf32()
     assert not simulated_gpu.waits  # only a simulated cuBLAS says below what it was told
-    device = sys.modules["tinygrad_cr.kernels.gpu.device"]
+    products = sys.modules["tinygrad_cr.kernels.gpu.products"]
     x = Tensor(np.ones((2, 2), "float32"), device="gpu")
     ops.affine(x, x, x[0])
-    assert device._cublas._library.math == 0
+    assert products._cublas._library.math == 0
     tinygrad_cr.set_tf32(True)
     ops.affine(x, x, x[0])
-    assert device._cublas._library.math == 3
+    assert products._cublas._library.math == 3
     with pytest.raises(OptionError):
         tinygrad_cr.set_tf32("yes")  # type: ignore[arg-type]
 

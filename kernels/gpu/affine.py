@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .batch import Batch, Stack, alone, part, scalars
-from .device import launch, product
+from .device import launch
 from .layout import Grid, columns, flat, scratch
+from .products import product
 
 ROWS_OF_ONE_TILE = 256
 """Up to so many rows are summed by one block: a second launch would take longer."""

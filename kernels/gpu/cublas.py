@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,22 +18,6 @@ from .batch import Batch, Stack
 DEFAULT_MATH, TF32_MATH = 0, 3
 WORKSPACE = 32 * 2**20
 """Bytes that the products of a thread may use; what NVIDIA recommends for the largest of today's GPUs."""
-
-
-def load() -> Any:
-    """The library that CuPy found, too.
-
-    Raises:
-        BackendError: there is none.
-    """
-    try:
-        from cuda import pathfinder
-
-        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
-    except (ImportError, OSError, RuntimeError) as error:
-        raise BackendError(
-            f"cuBLAS was not found ({error}): pip install 'tinygrad_cr[gpu]' brings it, or install the CUDA toolkit"
-        ) from None
 
 
 class _Handle:
@@ -63,20 +48,23 @@ class Cublas:
 
     Its products share one workspace: a thread must not let products on two streams run at the same time.
 
+    Args:
+        load: gives the library; asked on the first product.
+        xp: the array library.
+
     Attributes:
         tf32: whether products of float32 may be computed in TF32.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, load: Callable[[], Any], xp: Any) -> None:
         self.tf32 = False
+        self._load, self._xp = load, xp
         self._library: Any = None
         self._own = threading.local()
         self._free: dict[str, list[_Handle]] = {}
 
-    def product(
-        self, batch: Batch, a: Stack, b: Stack, out: Stack, transpose_a: bool, transpose_b: bool, xp: Any
-    ) -> None:
-        """See `device.product`; no length is 0."""
+    def product(self, batch: Batch, a: Stack, b: Stack, out: Stack, transpose_a: bool, transpose_b: bool) -> None:
+        """See `products.product`; no length is 0."""
         rows, columns = out.array.shape
         inner = a.array.shape[0 if transpose_a else 1]
         letter, real = ("S", ctypes.c_float) if out.array.dtype.itemsize == 4 else ("D", ctypes.c_double)
@@ -96,21 +84,22 @@ class Cublas:
             parts = [(_address(s, first), width, ctypes.c_int64(s.stride * step)) for s, width in operands]
             name = f"cublas{letter}gemmStridedBatched_64"
         else:
-            tables = [_table(batch, tuple(_address(s, m).value for m in batch.members), xp) for s, _ in operands]
+            tables = [_table(batch, tuple(_address(s, m).value for m in batch.members), self._xp) for s, _ in operands]
             widths = [width for _, width in operands]
             parts = [(ctypes.c_void_p(t.data.ptr), width) for t, width in zip(tables, widths, strict=True)]
             name = f"cublas{letter}gemmBatched_64"
         (b_part, a_part, out_part) = parts
-        self._call(xp, name, *sizes, one, *b_part, *a_part, zero, *out_part, *count)
+        self._call(name, *sizes, one, *b_part, *a_part, zero, *out_part, *count)
 
-    def _call(self, xp: Any, name: str, *arguments: Any) -> None:
-        handle = self._handle(xp)
+    def _call(self, name: str, *arguments: Any) -> None:
+        handle = self._handle()
         _check(name, getattr(self._library, name)(handle, *arguments))
 
-    def _handle(self, xp: Any) -> Any:
+    def _handle(self) -> Any:
         """This thread's handle for the current device, set to the current stream."""
         if self._library is None:
-            self._library = load()
+            self._library = self._load()
+        xp = self._xp
         loans = self._own.__dict__
         device, stream = xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream().ptr
         key = f"device {device}"

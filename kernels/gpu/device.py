@@ -1,7 +1,8 @@
-"""CUDA as the rest of this folder sees it: arrays, launches, products, graphs. The only module that imports CuPy."""
+"""CUDA as the rest of this folder sees it: arrays, launches, libraries, graphs. The only module that imports CuPy."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,21 +12,17 @@ from typing import Any
 import cupy as xp
 import numpy as np
 
-from ..interface import Array
-from .batch import Batch, Stack
-from .cublas import Cublas
+from ..interface import Array, BackendError
 from .sources import OPTIONS, source
 
 __all__ = [
     "Graph",
     "capture",
+    "cublas",
     "launch",
     "memory",
     "memory_asked",
-    "product",
-    "set_tf32",
     "shifted",
-    "tf32",
     "to_numpy",
     "xp",
 ]
@@ -33,7 +30,6 @@ __all__ = [
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
 NO_MEMORY = 2
 """cudaErrorMemoryAllocation"""
-_cublas = Cublas()
 
 
 @cache
@@ -74,30 +70,20 @@ def _scalar(value: Any) -> Any:
     return np.float64(value) if isinstance(value, float | np.floating) else np.int64(value)
 
 
-def product(
-    batch: Batch, a: Stack, b: Stack, out: Stack, *, transpose_a: bool = False, transpose_b: bool = False
-) -> None:
-    """``out = a @ b`` for each member, on the current stream; a, b and out are matrices, a or b taken transposed.
+def cublas() -> Any:
+    """NVIDIA's cuBLAS, the one that CuPy found, too.
 
-    float32 is computed in float32, unless `set_tf32` allows less.
+    Raises:
+        BackendError: there is none.
     """
-    if a.array.size and b.array.size:
-        _cublas.product(batch, a, b, out, transpose_a, transpose_b, xp)
-    elif out.array.size:
-        size = out.array.size
-        launch(
-            "affine", "clear", out.array.dtype, (-(-size // 256), 1, len(batch.members)), 256, (batch.index, size, *out)
-        )
+    try:
+        from cuda import pathfinder
 
-
-def set_tf32(allowed: bool) -> None:
-    """Let products of float32 round their factors to 10 bits of mantissa (TF32), which tensor cores multiply faster."""
-    _cublas.tf32 = bool(allowed)
-
-
-def tf32() -> bool:
-    """Whether that is allowed."""
-    return _cublas.tf32
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackendError(
+            f"cuBLAS was not found ({error}): pip install 'tinygrad_cr[gpu]' brings it, or install the CUDA toolkit"
+        ) from None
 
 
 def to_numpy(array: Array) -> Any:

@@ -19,8 +19,9 @@ import numpy as np
 from ..interface import KERNELS, Array, Kernels
 from .batch import SCALARS, Batch, Stack
 from .batches import take
-from .device import Graph, capture, launch, shifted, tf32, xp
+from .device import Graph, capture, launch, shifted, xp
 from .dropout import scale
+from .products import tf32
 
 Call = tuple[Callable[..., Any], list[Any], int | None]
 """A function, its arguments, and the member of a population whose call it is; None where it is everybody's."""

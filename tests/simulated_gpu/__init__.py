@@ -48,7 +48,6 @@ def install() -> Iterator[State]:
         sys.modules[name] = types.ModuleType(name)
     availability.problem = lambda: None
     state.reset()
-    stand_in.set_tf32(False)
     try:
         yield state
     finally:

@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_cr.kernels.gpu.batch import Batch, Stack
-from tinygrad_cr.kernels.gpu.cublas import Cublas
-
 from . import host
 from .arrays import _view, ndarray, xp
 from .library import Library
@@ -23,20 +20,16 @@ from .state import OutOfMemoryError, state
 __all__ = [
     "Graph",
     "capture",
+    "cublas",
     "launch",
     "memory",
     "memory_asked",
-    "product",
-    "set_tf32",
     "shifted",
-    "tf32",
     "to_numpy",
     "xp",
 ]
 
 REALS = {np.dtype(np.float32): "float", np.dtype(np.float64): "double"}
-_cublas = Cublas()
-_cublas._library = Library()
 
 
 def launch(
@@ -66,27 +59,9 @@ def _argument(value: Any) -> Any:
     return float(value) if isinstance(value, float | np.floating) else int(value)
 
 
-def product(
-    batch: Batch, a: Stack, b: Stack, out: Stack, *, transpose_a: bool = False, transpose_b: bool = False
-) -> None:
-    """As on a real GPU, with another library below."""
-    if a.array.size and b.array.size:
-        state.launches += 1
-        _cublas.product(batch, a, b, out, transpose_a, transpose_b, xp)
-    elif out.array.size:
-        size = out.array.size
-        blocks = (-(-size // 256), 1, len(batch.members))
-        launch("affine", "clear", out.array.dtype, blocks, 256, (batch.index, size, *out))
-
-
-def set_tf32(allowed: bool) -> None:
+def cublas() -> Library:
     """See the real one."""
-    _cublas.tf32 = bool(allowed)
-
-
-def tf32() -> bool:
-    """See the real one."""
-    return _cublas.tf32
+    return Library()
 
 
 def to_numpy(array: Any) -> Any:

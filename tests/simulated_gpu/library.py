@@ -102,6 +102,7 @@ class Library:
                 right = right.T if transposed[1] == TRANSPOSED else right
                 out[...] = alpha * (left @ right) + (beta * out if beta else 0)
 
+        state.launches += 1
         state.submit(compute)
         return SUCCESS
 
