@@ -21,6 +21,8 @@ SIZES = [Size(n, 5, m) for n, m in product(ROWS, WIDTHS)]
 # More columns, and more rows, than an epilogue handles at a time; and one product with a long sum.
 LARGE = [Size(3, 4, 5000), Size(3000, 4, 3), Size(411, 2, 10), Size(1, 3, 4097), Size(20, 3072, 50)]
 LARGE += [Size(700, 30, 70), Size(20, 70, 1100)]
+# Both factors of each product are too large to be read where they lie, and nothing ends with a tile, panel or group.
+LARGE += [Size(261, 523, 521)]
 THRESHOLDS = (1, 32768, 65535, 65536)
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

@@ -12,8 +12,11 @@ from .compiling import helper, kernel
 from .philox import random_lanes
 from .product import (
     CHUNKS_A_THREAD,
+    ELEMENTS_IN_CACHE,
+    LEFT_BLOCK,
     WORTH_SHARING,
     cut,
+    group_width,
     middle,
     pack,
     panel_width,
@@ -110,14 +113,13 @@ def _finish_block(out: Array, first: int, rows: int, left: int, width: int, b: A
 def _forward_chunk(
     x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, halved: bool, cuts: Any, chunk: int
 ) -> None:
-    """Some rows of a panel, finished while in the cache; or one half of their sums, the second half into `other`."""
-    panels, parts = cuts
-    panel = panel_width(out)
-    second = chunk >= panels * parts
-    # All panels of some rows, then other rows: a thread finds x in its second-level cache.
-    left = chunk % panels * panel
-    width = min(panel, out.shape[1] - left)
-    first, rows = part_of(out.shape[0], chunk // panels % parts, parts, TALL)
+    """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
+    group, groups, parts = cuts
+    second = chunk >= groups * parts
+    # All groups of some rows, then other rows: a thread finds x in its second-level cache.
+    left = chunk % groups * group
+    width = min(group, out.shape[1] - left)
+    first, rows = part_of(out.shape[0], chunk // groups % parts, parts, TALL)
     half = middle(w.shape[0]) if halved else w.shape[0]
     begin, end = (half, w.shape[0]) if second else (0, half)
     times(x, first, rows, w, False, left, width, begin, end, other if second else out)
@@ -147,10 +149,12 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
         return
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
     halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
-    panels, parts = cut(rows, columns, panel_width(out), TALL, (threads + 1) // 2 if halved else threads, shared)
-    cuts = panels, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART) if shared else 1
+    sharing = (threads + 1) // 2 if halved else threads
+    group = group_width(out, columns, x.size, sharing)
+    groups, parts = cut(rows, columns, group, TALL, sharing, shared)
+    cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART) if shared else 1
     other = scratch(out.size, out).reshape(out.shape) if halved else out
-    chunks = cuts[0] * cuts[1] * (2 if halved else 1)
+    chunks = groups * cuts[2] * (2 if halved else 1)
     launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
     if halved:
         parts = min(rows, CHUNKS_A_THREAD * threads)
@@ -158,11 +162,10 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
 
 
 @helper
-def _dx_chunk(dy: Array, w: Array, dx: Array, parts: int, chunk: int) -> None:
-    panel = panel_width(dx)
-    left = chunk // parts * panel
+def _dx_chunk(dy: Array, w: Array, dx: Array, group: int, parts: int, chunk: int) -> None:
+    left = chunk // parts * group
     first, rows = part_of(dx.shape[0], chunk % parts, parts, TALL)
-    times(dy, first, rows, w, True, left, min(panel, dx.shape[1] - left), 0, w.shape[1], dx)
+    times(dy, first, rows, w, True, left, min(group, dx.shape[1] - left), 0, w.shape[1], dx)
 
 
 @helper
@@ -170,8 +173,9 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
         shared = rows * w.size >= WORTH_SHARING
-        panels, parts = cut(rows, columns, panel_width(dx), TALL, load(THREADS), shared)
-        launch(bind(_dx_chunk, (dy, w, dx, parts)), panels * parts, shared)
+        group = group_width(dx, columns, dy.size, load(THREADS))
+        groups, parts = cut(rows, columns, group, TALL, load(THREADS), shared)
+        launch(bind(_dx_chunk, (dy, w, dx, group, parts)), groups * parts, shared)
 
 
 @helper
@@ -189,21 +193,30 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     packed = dw.reshape(-1)[:0] if direct else scratch(batch * min(group, columns + panel), dw)
     gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
     space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, dw)
+    # Narrow results read x too seldom to be worth the copy.
+    left_packed = LEFT_BLOCK > 0 and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
+    lefts = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, dw)
     for left in range(0, columns, group):
         right = min(left + group, columns)
         local = space[: ROWS_A_GRADIENT * (right - left)].reshape(-1, right - left) if wanted and not kept else dw
         if not direct:
-            for j in range(left, right, panel):
-                pack(dy, 0, batch, j, min(panel, right - j), packed[batch * (j - left) :], panel)
+            pack(dy, 0, batch, left, right - left, packed, batch * panel, panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
+            blocks = (some + LEFT_BLOCK - 1) // LEFT_BLOCK if left_packed else 0
+            if left_packed:
+                pack(x, 0, batch, first, some, lefts, batch * LEFT_BLOCK, LEFT_BLOCK)
             for j in range(left, right, panel):
                 width = min(panel, right - j)
                 place = first * columns + j if kept else j - left
+                packs = batch * (j - left)
+                for i in range(blocks):
+                    here, block = min(LEFT_BLOCK, some - i * LEFT_BLOCK), i * batch * LEFT_BLOCK
+                    row = place + i * LEFT_BLOCK * local.shape[1]
+                    strip(lefts, block, LEFT_BLOCK, False, packed, packs, panel, batch, local, row, here, width, False)
                 if direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
-                else:
-                    packs = batch * (j - left)
+                elif not left_packed:
                     strip(x, first, inputs, False, packed, packs, panel, batch, local, place, some, width, False)
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
