@@ -217,8 +217,8 @@ def group_width(like: Array, columns: int, left_elements: int, threads: int) -> 
     """Columns that are computed together, whole panels: more than one where the left factor is packed."""
     panel = panel_width(like)
     if LEFT_BLOCK == 0 or left_elements <= ELEMENTS_IN_CACHE:
-        return panel
-    return panel * max(1, min(MOST_PANELS, columns // (panel * CHUNKS_A_THREAD * threads)))
+        return int(panel)
+    return int(panel * max(1, min(MOST_PANELS, columns // (panel * CHUNKS_A_THREAD * threads))))
 
 
 @helper
