@@ -20,12 +20,14 @@ from numba.core import cgutils
 from ..interface import Array
 from .board import word_of
 from .compiling import helper, primitive
-from .tile import TALL, TILES, VECTOR_BYTES, VECTORS
+from .tile import TALL, TILES, VECTOR_BYTES, VECTORS, lanes_of
 
 DEPTH = 128
 """Rows of a panel: so many stay in the first-level cache while a strip of tiles passes."""
 ROWS_WORTH_PACKING = 32
 """With fewer rows, copying a panel costs more than it saves."""
+ELEMENTS_AS_THEY_LIE = 1 << 12
+"""Of a right factor that stays in the first-level cache without being packed."""
 LEFT_BLOCK = 4 * TALL if VECTORS == 2 else 0
 """Rows of the left factor that are packed together, beside narrow panels; 0: it is read where it lies.
 
@@ -101,7 +103,7 @@ def strip(
     from i to i + 1; else it is contiguous in i, and `pitch` leads from k to k + 1. `b_step` leads from k to k + 1; b
     and c are contiguous in j. depth >= 1. add: go on from what c holds.
     """
-    lanes = VECTOR_BYTES // c.itemsize
+    lanes = lanes_of(c)
     vectors = (width + lanes - 1) // lanes
     last, c_row = width - lanes * (vectors - 1), c.shape[1]
     _call_tiles(
@@ -112,7 +114,7 @@ def strip(
 @helper
 def panel_width(like: Array) -> int:
     """Columns of a panel."""
-    return int(VECTORS * VECTOR_BYTES // like.itemsize)
+    return VECTORS * lanes_of(like)
 
 
 @helper
@@ -124,19 +126,63 @@ def scratch(size: int, like: Array) -> Array:
     return space[skipped : skipped + size]
 
 
+def _masked_load(builder: Any, vector: Any, bits: int, place: Any, mask: Any) -> Any:
+    """A vector from memory; where the mask is not set, nothing is read, and there is 0."""
+    lanes, pointer = vector.count, vector.as_pointer()
+    kind = ir.FunctionType(vector, [pointer, _I32, ir.VectorType(ir.IntType(1), lanes), vector])
+    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{lanes}f{bits}.p0")
+    zero = ir.Constant(vector, [0.0] * lanes)
+    return builder.call(load, [builder.bitcast(place, pointer), _I32(bits // 8), mask, zero])
+
+
+def _first_lanes(builder: Any, lanes: int, count: Any) -> Any:
+    """A mask of the first `count` elements of a vector, all if it has no more."""
+    numbers = ir.VectorType(_I32, lanes)
+    nothing = ir.Constant(numbers, ir.Undefined)
+    first = builder.insert_element(nothing, builder.trunc(count, _I32), _I32(0))
+    width = builder.shuffle_vector(first, nothing, ir.Constant(numbers, [0] * lanes))
+    return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), width)
+
+
+@primitive
+def _copy_vector(typing_context: Any, b: Any, b_start: Any, count: Any, panel: Any, panel_start: Any) -> Any:
+    """Copy as many elements as a vector has; from the `count`-th on they are 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = b.dtype.bitwidth
+        lanes = VECTOR_BYTES * 8 // bits
+        vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
+        source, target = (
+            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+            for i in (0, 3)
+        )
+        value = _masked_load(builder, vector, bits, source, _first_lanes(builder, lanes, args[2]))
+        builder.store(value, builder.bitcast(target, vector.as_pointer()), align=bits // 8)
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(b, n, n, panel, n), generate
+
+
 @helper
 def pack(b: Array, top: int, depth: int, left: int, width: int, panels: Array, room: int, pitch: int) -> None:
     """Copy ``b[top : top + depth, left : left + width]`` into panels of `pitch` columns, one each `room` elements.
 
-    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row.
+    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row. `pitch` is a multiple
+    of what a vector holds, and the last vector of a row is filled with 0.
     """
+    lanes = lanes_of(b)
     for k in range(depth):
-        for j in range(0, width, pitch):
-            some, begin = min(pitch, width - j), j // pitch * room + k * pitch
-            # Slices from 0: an index that might be negative is wrapped, and a wrapped index does not vectorise.
-            source, target = b[top + k, left + j : left + j + some], panels[begin : begin + some]
-            for i in range(target.size):
-                target[i] = source[i]
+        start, place, j = (top + k) * b.shape[1] + left, k * pitch, 0
+        # A range with a step begins with a division.
+        while j < width:
+            end = min(j + pitch, width)
+            i = j
+            while i < end:
+                _copy_vector(b, start + i, width - i, panels, place + i - j)
+                i += lanes
+            j += pitch
+            place += room
 
 
 @primitive
@@ -166,19 +212,12 @@ def _transpose_square(
             steps = [builder.mul(row, _I64(k)) for k in range(lanes)]
             return [builder.bitcast(builder.gep(data, [step]), vector.as_pointer()) for step in steps]
 
-        numbers, flags = ir.VectorType(_I32, lanes), ir.VectorType(ir.IntType(1), lanes)
-        kind = ir.FunctionType(vector, [vector.as_pointer(), _I32, flags, vector])
-        name = f"llvm.masked.load.v{lanes}f{b.dtype.bitwidth}.p0"
-        load = cgutils.get_or_insert_function(builder.module, kind, name)
-        nothing, zero = ir.Constant(numbers, ir.Undefined), ir.Constant(vector, [0.0] * lanes)
-        first = builder.insert_element(nothing, builder.trunc(args[4], _I32), _I32(0))
-        width = builder.shuffle_vector(first, nothing, ir.Constant(numbers, [0] * lanes))
-        inside = builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), width)
+        inside = _first_lanes(builder, lanes, args[4])
         rows = []
         for k, place in enumerate(rows_of(0, args[1], args[2])):
             there = builder.icmp_signed("<", _I64(k), args[3])
-            mask = builder.select(there, inside, ir.Constant(flags, [0] * lanes))
-            rows.append(builder.call(load, [place, _I32(align), mask, zero]))
+            mask = builder.select(there, inside, ir.Constant(inside.type, [0] * lanes))
+            rows.append(_masked_load(builder, vector, b.dtype.bitwidth, place, mask))
         d = 1
         while d < lanes:
             upper = [k if not k & d else lanes + k - d for k in range(lanes)]
@@ -204,7 +243,7 @@ def pack_transposed(b: Array, top: int, depth: int, left: int, width: int, panel
 
     The panel has room for as many rows as fill the last square.
     """
-    lanes = VECTOR_BYTES // b.itemsize
+    lanes = lanes_of(b)
     row = b.shape[1]
     for j in range(0, width, lanes):
         for k in range(0, depth, lanes):
@@ -236,8 +275,9 @@ def times(
 ) -> None:
     """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a group."""
     pitch = panel_width(c)
-    direct = not transposed and (b.shape[1] <= pitch or rows < ROWS_WORTH_PACKING)
-    lanes = VECTOR_BYTES // c.itemsize
+    small = b.shape[1] <= pitch or b.size <= ELEMENTS_AS_THEY_LIE
+    direct = not transposed and (small or rows < ROWS_WORTH_PACKING)
+    lanes = lanes_of(c)
     # As many rows as there are in whole vectors: `pack_transposed` fills squares.
     deep = (min(end - begin, DEPTH) + lanes - 1) // lanes * lanes
     room = deep * pitch

@@ -30,8 +30,10 @@ TILES = {types.float32: FLOAT32, types.float64: FLOAT64}
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
-def _make_tile(rows: int, vectors: int, by_rows: bool, unroll: int = 1) -> Any:
+def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, unroll: int = 1) -> Any:
     """The function that computes one tile; all its sums are in registers.
+
+    masked: of the last vector in a row only `last` elements are there; otherwise all, and `last` is not asked for.
 
     by_rows: the left factor is contiguous in k, and `pitch` leads from row to row; otherwise it is contiguous from row
     to row, and `pitch` leads from k to k + 1. Only one stride is unknown to the compiler: with two, computing
@@ -76,15 +78,15 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, unroll: int = 1) -> Any:
                 return builder.bitcast(moved(base, _I64(lanes * j)), pointer)
 
             def read(base: Any, j: int) -> Any:
-                if j == vectors - 1:
+                if masked and j == vectors - 1:
                     return builder.call(load, [at(base, j), align, mask, zero])
                 return builder.load(at(base, j), align=bits // 8)
 
-            def write(value: Any, base: Any, j: int, full: bool) -> None:
-                if full or j < vectors - 1:
-                    builder.store(value, at(base, j), align=bits // 8)
-                else:
+            def write(value: Any, base: Any, j: int) -> None:
+                if masked and j == vectors - 1:
                     builder.call(store, [value, at(base, j), align, mask])
+                else:
+                    builder.store(value, at(base, j), align=bits // 8)
 
             def accumulate(sums: dict[Any, Any], k: Any, ahead: int) -> dict[Any, Any]:
                 """The sums after step k + ahead."""
@@ -149,20 +151,8 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, unroll: int = 1) -> Any:
             for steps in sorted({unroll, 1}, reverse=True):
                 k, sums = loop(k, sums, steps)
 
-            def write_all(full: bool) -> None:
-                for i, j in everything:
-                    write(sums[i, j], c_rows[i], j, full)
-
-            if by_rows:
-                write_all(False)
-            else:
-                # A masked store takes AMD's processors without AVX-512 about twelve cycles. By rows, where pointers to
-                # all of them take registers, the branch made the loop slower.
-                with builder.if_else(builder.icmp_signed("==", last, _I64(lanes))) as (whole, part):
-                    with whole:
-                        write_all(True)
-                    with part:
-                        write_all(False)
+            for i, j in everything:
+                write(sums[i, j], c_rows[i], j)
             return context.get_dummy_value()
 
         n = types.int64
@@ -179,14 +169,22 @@ def _moved(typing_context: Any, pointer: Any, elements: Any) -> Any:
     return pointer(pointer, types.int64), generate
 
 
-def _make_rows(vectors: int, by_rows: bool) -> Any:
+@primitive
+def lanes_of(typing_context: Any, like: Any) -> Any:
+    """How many elements of an array's dtype a vector holds. The compiler knows it; it does not know an itemsize."""
+    lanes = VECTOR_BYTES * 8 // like.dtype.bitwidth
+    return types.int64(like), lambda context, builder, signature, args: _I64(lanes)
+
+
+def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:
     """The function that computes rows of a result, `vectors` wide: the tallest tiles that fit, then smaller ones."""
     # More than 8 rows of one vector gain little, and lie in the same places of the first-level cache if 1,024 wide.
     tall = 8 if vectors == 1 else ACCUMULATORS // vectors
-    short = 4 if tall > 8 else 2
     # Some steps at a time share the computation of addresses, as far as there are registers for it.
-    whole = _make_tile(tall, vectors, by_rows, unroll={1: 4, 2: 1, 3: 2, 4: 4}[vectors] if by_rows else 1)
-    part, single = (_make_tile(rows, vectors, by_rows) for rows in (short, 1))
+    unroll = {1: 4, 2: 1, 3: 2, 4: 4}[vectors] if by_rows else 1
+    whole = _make_tile(tall, vectors, by_rows, masked, unroll)
+    # Fewer than eight sums at a time wait for each other: of a rest of 4 or 5 rows, 4 together take half as long.
+    four, two, single = (_make_tile(rows, vectors, by_rows, masked) for rows in (4, 2, 1))
 
     @helper
     def compute(a, pitch, b, b_step, depth, c, c_row, rows, last, add):
@@ -194,12 +192,14 @@ def _make_rows(vectors: int, by_rows: bool) -> Any:
         while rows >= tall:
             whole(a, pitch, b, b_step, depth, c, c_row, last, add)
             a, c, rows = _moved(a, tall * a_row), _moved(c, tall * c_row), rows - tall
-        while rows >= short:
-            part(a, pitch, b, b_step, depth, c, c_row, last, add)
-            a, c, rows = _moved(a, short * a_row), _moved(c, short * c_row), rows - short
-        while rows >= 1:
+        while rows >= 4:
+            four(a, pitch, b, b_step, depth, c, c_row, last, add)
+            a, c, rows = _moved(a, 4 * a_row), _moved(c, 4 * c_row), rows - 4
+        if rows >= 2:
+            two(a, pitch, b, b_step, depth, c, c_row, last, add)
+            a, c, rows = _moved(a, 2 * a_row), _moved(c, 2 * c_row), rows - 2
+        if rows >= 1:
             single(a, pitch, b, b_step, depth, c, c_row, last, add)
-            a, c, rows = _moved(a, a_row), _moved(c, c_row), rows - 1
 
     return compute
 
@@ -208,11 +208,15 @@ def _make_choice(by_rows: bool) -> Any:
     """`compute` for the width at hand."""
     one, two = _make_rows(1, by_rows), _make_rows(2, by_rows)
     three, four = (_make_rows(3, by_rows), _make_rows(4, by_rows)) if VECTORS == 4 else (two, two)
+    # A masked store takes AMD's processors without AVX-512 about twelve cycles; with AVX-512 it costs nothing.
+    full = _make_rows(2, by_rows, masked=False) if VECTORS == 2 else two
 
     @helper
     def choose(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add):
         if vectors == 1:
             one(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
+        elif vectors == VECTORS == 2 and last == lanes_of(c):
+            full(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
         elif vectors == 2:
             two(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
         elif vectors == 3:
