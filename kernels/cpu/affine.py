@@ -9,20 +9,22 @@ import numpy as np
 from ..interface import Array
 from .board import THREADS, bind, load
 from .compiling import helper, kernel
+from .memory import scratch
+from .packing import pack
 from .philox import random_lanes
 from .product import (
     CHUNKS_A_THREAD,
     ELEMENTS_IN_CACHE,
     LEFT_BLOCK,
+    NARROW,
     WORTH_SHARING,
     cut,
     group_width,
     middle,
-    pack,
     panel_width,
     part_of,
-    scratch,
     strip,
+    strips,
     times,
 )
 from .threads import ELEMENTS_WORTH_SHARING, launch
@@ -194,8 +196,8 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
     space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, dw)
     # Narrow results read x too seldom to be worth the copy.
-    left_packed = LEFT_BLOCK > 0 and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
-    lefts = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, dw)
+    left_packed = NARROW and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
+    blocks = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, dw)
     for left in range(0, columns, group):
         right = min(left + group, columns)
         local = space[: ROWS_A_GRADIENT * (right - left)].reshape(-1, right - left) if wanted and not kept else dw
@@ -203,21 +205,19 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
             pack(dy, 0, batch, left, right - left, packed, batch * panel, panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
-            blocks = (some + LEFT_BLOCK - 1) // LEFT_BLOCK if left_packed else 0
             if left_packed:
-                pack(x, 0, batch, first, some, lefts, batch * LEFT_BLOCK, LEFT_BLOCK)
+                pack(x, 0, batch, first, some, blocks, batch * LEFT_BLOCK, LEFT_BLOCK)
             for j in range(left, right, panel):
                 width = min(panel, right - j)
                 place = first * columns + j if kept else j - left
-                packs = batch * (j - left)
-                for i in range(blocks):
-                    here, block = min(LEFT_BLOCK, some - i * LEFT_BLOCK), i * batch * LEFT_BLOCK
-                    row = place + i * LEFT_BLOCK * local.shape[1]
-                    strip(lefts, block, LEFT_BLOCK, False, packed, packs, panel, batch, local, row, here, width, False)
+                panels = batch * (j - left)
                 if direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
-                elif not left_packed:
-                    strip(x, first, inputs, False, packed, packs, panel, batch, local, place, some, width, False)
+                elif left_packed:
+                    room = batch * LEFT_BLOCK
+                    strips(blocks, batch, room, packed, panels, panel, local, place, some, width, False)
+                else:
+                    strip(x, first, inputs, False, packed, panels, panel, batch, local, place, some, width, False)
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
                 found = gradient[begin:end] if kept else space[: some * columns]

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-
 from ..interface import Array
 from .board import bind
-from .compiling import helper, kernel, primitive
-from .product import LINE_BYTES, middle
+from .compiling import helper, kernel
+from .memory import LINE_BYTES, prefetch
+from .product import middle
 from .threads import ELEMENTS_WORTH_SHARING, launch
 
 ROWS = 64
 """Rows gathered at a time by one thread."""
 BYTES_AHEAD = 4096
 """Of rows that are on their way from memory while one is converted: the processor cannot guess where the next lies."""
-
-
-@primitive
-def _prefetch(typing_context: Any, a: Any, i: Any, offset: Any) -> Any:
-    """Ask for the cache line so many bytes behind element i of an array, and do not wait for it."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        element = builder.bitcast(builder.gep(data, [args[1]]), cgutils.voidptr_t)
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
-        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, into_every_cache, data_not_code = number(0), number(3), number(1)
-        builder.call(hint, [builder.gep(element, [args[2]]), read, into_every_cache, data_not_code])
-        return context.get_dummy_value()
-
-    return types.void(a, types.int64, types.int64), generate
 
 
 @helper
@@ -53,7 +31,7 @@ def _gather_chunk(
         if i + ahead < last:
             begin = rows[i + ahead] * data.shape[1] + left
             for offset in range(0, width, LINE_BYTES):
-                _prefetch(data, begin, offset)
+                prefetch(data, begin, offset)
         source, target = data[rows[i], left:right], out[i, left:right]
         for j in range(source.size):
             target[j] = (number(source[j]) - means[j]) * scales[j]

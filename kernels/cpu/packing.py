@@ -1,0 +1,149 @@
+"""Factors of a product, copied into the order in which tiles read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from ..interface import Array
+from .compiling import helper, primitive
+from .memory import LINE_BYTES, prefetch
+from .tile import VECTOR_BYTES, lanes_of
+
+ROWS_AHEAD = 4
+"""How far ahead of the copy rows are asked for."""
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def _masked_load(builder: Any, vector: Any, bits: int, place: Any, mask: Any) -> Any:
+    """A vector from memory; where the mask is not set, nothing is read, and there is 0."""
+    lanes, pointer = vector.count, vector.as_pointer()
+    kind = ir.FunctionType(vector, [pointer, _I32, ir.VectorType(ir.IntType(1), lanes), vector])
+    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{lanes}f{bits}.p0")
+    zero = ir.Constant(vector, [0.0] * lanes)
+    return builder.call(load, [builder.bitcast(place, pointer), _I32(bits // 8), mask, zero])
+
+
+def _first_lanes(builder: Any, lanes: int, count: Any) -> Any:
+    """A mask of the first `count` elements of a vector, all if it has no more."""
+    numbers = ir.VectorType(_I32, lanes)
+    nothing = ir.Constant(numbers, ir.Undefined)
+    first = builder.insert_element(nothing, builder.trunc(count, _I32), _I32(0))
+    width = builder.shuffle_vector(first, nothing, ir.Constant(numbers, [0] * lanes))
+    return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), width)
+
+
+@primitive
+def _copy_vector(typing_context: Any, b: Any, b_start: Any, count: Any, panel: Any, panel_start: Any) -> Any:
+    """Copy as many elements as a vector has; from the `count`-th on they are 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bits = b.dtype.bitwidth
+        lanes = VECTOR_BYTES * 8 // bits
+        vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
+        source, target = (
+            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+            for i in (0, 3)
+        )
+        value = _masked_load(builder, vector, bits, source, _first_lanes(builder, lanes, args[2]))
+        builder.store(value, builder.bitcast(target, vector.as_pointer()), align=bits // 8)
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(b, n, n, panel, n), generate
+
+
+@helper
+def pack(b: Array, top: int, depth: int, left: int, width: int, panels: Array, room: int, pitch: int) -> None:
+    """Copy ``b[top : top + depth, left : left + width]`` into panels of `pitch` columns, one each `room` elements.
+
+    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row. `pitch` is a multiple
+    of what a vector holds, and the last vector of a row is filled with 0.
+    """
+    lanes = lanes_of(b)
+    for k in range(depth):
+        if width > pitch:
+            # A row is a page of its own where the factor is wide: nobody else guesses which one comes next.
+            ahead = (top + k + ROWS_AHEAD) * b.shape[1] + left
+            for offset in range(0, width * b.itemsize, LINE_BYTES):
+                prefetch(b, ahead, offset)
+        start, place, j = (top + k) * b.shape[1] + left, k * pitch, 0
+        # A range with a step begins with a division.
+        while j < width:
+            end = min(j + pitch, width)
+            i = j
+            while i < end:
+                _copy_vector(b, start + i, width - i, panels, place + i - j)
+                i += lanes
+            j += pitch
+            place += room
+
+
+@primitive
+def _transpose_square(
+    typing_context: Any,
+    b: Any,
+    b_start: Any,
+    b_row: Any,
+    rows: Any,
+    columns: Any,
+    panel: Any,
+    panel_start: Any,
+    pitch: Any,
+) -> Any:
+    """Transpose a square, as many rows as a vector has elements, in registers; beyond `rows` and `columns` it is 0.
+
+    In step d = 1, 2, 4, ... rows i and i + d exchange the elements in which their positions differ by bit d.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = VECTOR_BYTES * 8 // b.dtype.bitwidth
+        align = b.dtype.bitwidth // 8
+        vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
+
+        def rows_of(i: int, start: Any, row: Any) -> list[Any]:
+            data = builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [start])
+            steps = [builder.mul(row, _I64(k)) for k in range(lanes)]
+            return [builder.bitcast(builder.gep(data, [step]), vector.as_pointer()) for step in steps]
+
+        inside = _first_lanes(builder, lanes, args[4])
+        rows = []
+        for k, place in enumerate(rows_of(0, args[1], args[2])):
+            there = builder.icmp_signed("<", _I64(k), args[3])
+            mask = builder.select(there, inside, ir.Constant(inside.type, [0] * lanes))
+            rows.append(_masked_load(builder, vector, b.dtype.bitwidth, place, mask))
+        d = 1
+        while d < lanes:
+            upper = [k if not k & d else lanes + k - d for k in range(lanes)]
+            lower = [k + d if not k & d else lanes + k for k in range(lanes)]
+            for i in range(lanes):
+                if not i & d:
+                    pair = rows[i], rows[i + d]
+                    for target, order in ((i, upper), (i + d, lower)):
+                        chosen = ir.Constant(ir.VectorType(_I32, lanes), order)
+                        rows[target] = builder.shuffle_vector(*pair, chosen)
+            d *= 2
+        for value, place in zip(rows, rows_of(5, args[6], args[7]), strict=True):
+            builder.store(value, place, align=align)
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(b, n, n, n, n, panel, n, n), generate
+
+
+@helper
+def pack_transposed(b: Array, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> None:
+    """Copy ``b.T[top : top + depth, left : left + width]`` into rows of `pitch` elements, in whole squares.
+
+    The panel has room for as many rows as fill the last square.
+    """
+    lanes = lanes_of(b)
+    row = b.shape[1]
+    for j in range(0, width, lanes):
+        for k in range(0, depth, lanes):
+            start = (left + j) * row + top + k
+            _transpose_square(b, start, row, width - j, depth - k, panel, k * pitch + j, pitch)
