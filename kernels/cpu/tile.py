@@ -90,14 +90,15 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, unroll: int
 
             def accumulate(sums: dict[Any, Any], k: Any, ahead: int) -> dict[Any, Any]:
                 """The sums after step k + ahead."""
-                b_row = moved(b_data, builder.mul(builder.add(k, _I64(ahead)), b_step))
+                step = builder.add(k, _I64(ahead))
+                b_row = moved(b_data, builder.mul(step, b_step))
                 b_vectors = [read(b_row, j) for j in range(vectors)]
                 after = {}
                 for i in range(rows):
                     if by_rows:
                         place = moved(moved(a_rows[i], k), _I64(ahead))
                     else:
-                        place = moved(moved(a_data, builder.mul(k, pitch)), _I64(i))
+                        place = moved(moved(a_data, builder.mul(step, pitch)), _I64(i))
                     factor = spread(builder.load(place), vector)
                     for j in range(vectors):
                         if FUSED:
