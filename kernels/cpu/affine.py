@@ -152,7 +152,8 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
     halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
     sharing = (threads + 1) // 2 if halved else threads
-    group = group_width(out, columns, x.size, sharing)
+    # Alone, whole rows: they are finished faster than parts of rows.
+    group = group_width(out, columns, x.size, sharing) if shared else columns
     groups, parts = cut(rows, columns, group, TALL, sharing, shared)
     cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART) if shared else 1
     other = scratch(out.size, out).reshape(out.shape) if halved else out
@@ -243,8 +244,9 @@ def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
 
 @helper
 def _column_sums(a: Array, out: Array) -> None:
-    for left in range(0, out.size, panel_width(out)):
-        _sums_of(a, left, min(panel_width(out), out.size - left), out)
+    panel = panel_width(out)
+    for left in range(0, out.size, panel):
+        _sums_of(a, left, min(panel, out.size - left), out)
 
 
 @helper
@@ -258,11 +260,13 @@ def _sums_of(a: Array, left: int, width: int, out: Array) -> None:
 
 
 @helper
-def _masked_chunk(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool, chunk: int) -> None:
+def _masked_chunk(
+    dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool, group: int, chunk: int
+) -> None:
     """Some columns of ``dz = dy * factor where y > 0``, and their sums."""
     zero = dy.dtype.type(0)
     panel, columns = panel_width(dz), dz.shape[1]
-    left, right = chunk * panel, min(columns, (chunk + 1) * panel)
+    left, right = chunk * group, min(columns, (chunk + 1) * group)
     # Where these are all columns, rows lie end to end: one long loop.
     runs, length = (1, dz.size) if right - left == columns else (dz.shape[0], right - left)
     above, output, target = dy.reshape(-1), y.reshape(-1), dz.reshape(-1)
@@ -273,14 +277,16 @@ def _masked_chunk(dy: Array, y: Array, factor: float, dz: Array, db: Array, want
         for j in range(masked.size):
             masked[j] = given[j] * factor if active[j] > 0 else zero
     if wanted:
-        _sums_of(dz, left, right - left, db)
+        for j in range(left, right, panel):
+            _sums_of(dz, j, min(panel, right - j), db)
 
 
 @helper
 def _masked(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool) -> None:
-    panel = panel_width(dz)
-    chunks = (dy.shape[1] + panel - 1) // panel
-    launch(bind(_masked_chunk, (dy, y, factor, dz, db, wanted)), chunks, dy.size >= ELEMENTS_WORTH_SHARING)
+    shared, columns = dy.size >= ELEMENTS_WORTH_SHARING, dy.shape[1]
+    group = panel_width(dz) if shared else max(1, columns)
+    chunks = (columns + group - 1) // group
+    launch(bind(_masked_chunk, (dy, y, factor, dz, db, wanted, group)), chunks, shared)
 
 
 @helper

@@ -169,7 +169,7 @@ def times(
     deep = (min(end - begin, DEPTH) + lanes - 1) // lanes * lanes
     room, block_room = deep * pitch, deep * LEFT_BLOCK
     panels = c.reshape(-1)[:0] if direct else scratch(room * ((width + pitch - 1) // pitch), c)
-    left_packed = NARROW and not direct and width > pitch
+    left_packed = NARROW and not direct and width > pitch and a.size > ELEMENTS_IN_CACHE
     blocks = scratch((rows + LEFT_BLOCK - 1) // LEFT_BLOCK * block_room, c) if left_packed else panels
     a_row, c_row = a.shape[1], c.shape[1]
     if begin == end:
