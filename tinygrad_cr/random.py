@@ -60,7 +60,7 @@ class Generator:
         draw = self.next_draw()
         counters = np.empty((n, 4), np.uint32)
         counters[:, 0] = np.arange(n, dtype=np.uint32)
-        counters[:, 1:] = np.array([draw % 2**32, draw >> 32, self.stream], np.uint32)
+        _name_draw(counters, draw, self.stream)
         return _philox(counters, self.seed)
 
     def uniform(self, shape: tuple[int, ...]) -> Any:
@@ -121,6 +121,11 @@ class Generator:
         return f"Generator(seed={self.seed}, stream={self.stream}, draw={self.draw})"
 
 
+def _name_draw(counters: Any, draw: int, stream: int) -> None:
+    """Which draw of which stream these counters, uint32 [n, 4], belong to; by columns: a broadcast row is slow."""
+    counters[:, 1], counters[:, 2], counters[:, 3] = draw % 2**32, draw >> 32, stream
+
+
 def _philox(counters: Any, seed: int) -> Any:
     out = np.empty(counters.shape, np.uint32)
     backend("cpu").philox(counters, np.array([seed % 2**32, seed >> 32], np.uint32), out)
@@ -129,11 +134,16 @@ def _philox(counters: Any, seed: int) -> Any:
 
 def _sorted_keys(words: Any, n: int) -> Any:
     """Permutations of n from random words: uint32 [rows, at least 2 n] -> int64 [rows, n]."""
-    halves = words.reshape(len(words), -1, 2)[:, :n].astype(np.uint64)
+    pairs, bits = words.view(np.uint64)[:, :n], np.uint64(32)
     low = np.uint64((1 << max(1, (n - 1).bit_length())) - 1)
-    order = (halves[..., 0] << np.uint64(32) | halves[..., 1]) & ~low | np.arange(n, dtype=np.uint64)
+    # The first word of a pair is the upper half of its key.
+    order = pairs << bits
+    order |= pairs >> bits
+    order &= ~low
+    order |= np.arange(n, dtype=np.uint64)
     order.sort(axis=-1)
-    return (order & low).astype(np.int64)
+    order &= low
+    return order.view(np.int64)
 
 
 class Generators(Sequence[Generator]):
@@ -176,8 +186,7 @@ class Generators(Sequence[Generator]):
         counters = np.empty((len(self), blocks, 4), np.uint32)
         counters[:, :, 0] = np.arange(blocks, dtype=np.uint32)
         for own, generator in zip(counters, self.generators, strict=True):
-            draw = generator.next_draw()
-            own[:, 1:] = np.array([draw % 2**32, draw >> 32, generator.stream], np.uint32)
+            _name_draw(own, generator.next_draw(), generator.stream)
         return _sorted_keys(_philox(counters.reshape(-1, 4), self.generators[0].seed).reshape(len(self), -1), n)
 
     def state(self) -> dict[str, Any]:

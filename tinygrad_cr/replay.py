@@ -64,8 +64,7 @@ class HostReplay:
         self.astray = False
         self._one_table: bool | None = None
         self._arrays = [*arrays_of(tuple(inputs)), *arrays_of(result)]
-        self._cells: dict[int, tuple[Array, Array]] = {}
-        self._written: Any = None
+        self._written: _Written | None = None
 
     def choose(self, active: Any) -> None:
         """Make the calls of these members alone."""
@@ -129,57 +128,78 @@ class HostReplay:
     def _run_block(self, steps: int, arrays: list[Array], values: list[list[Any]]) -> None:
         """arrays: what each step reads and writes its own part of; values: of the live numbers, for each step."""
         (tables,) = self.captured
-        offsets, sources, layout = self._written = self._written or self._cells_of_steps(tables)
-        whole, real = (np.empty((steps, len(order)), kind) for order, kind in zip(layout.orders, "qd", strict=True))
-        c = 0
-        for array, own in zip(arrays, offsets, strict=True):
-            begins = array.ctypes.data + array.strides[0] * np.arange(steps)
-            np.add(begins[:, None], own, out=whole[:, c : c + len(own)])
-            c += len(own)
-        r = 0
-        for i, numbers, is_whole in sources:
-            read = np.array(values[i]).reshape(steps, -1)[:, numbers]
-            if is_whole:
-                whole[:, c : c + len(numbers)] = read
-                c += len(numbers)
-            else:
-                real[:, r : r + len(numbers)] = read
-                r += len(numbers)
+        written = self._written = self._written or self._cells_of_steps(tables)
+        room = tables.room(steps, written.layout)
+        begins = np.array([*(array.ctypes.data for array in arrays), 0])
+        np.add(written.offsets_of(steps), begins[written.owners], out=room.whole)
+        for i, numbers, columns, whole in written.sources:
+            read = np.array(values[i])
+            target = room.whole if whole else room.real
+            target[:, columns] = read[:, numbers] if read.ndim > 1 else read[:, None]
         # Until the addresses are those of the capture again: whatever interrupts this, no later call uses others.
         self.astray = True
         try:
-            tables.block(steps, layout, whole, real)
+            tables.block(room)
         finally:
             self._return_addresses()
 
-    def _cells_of_steps(self, tables: Any) -> tuple[list[Array], list[tuple[int, Array, bool]], Any]:
-        """What is written into the tables before each step of several, in the order of `_run_block`.
-
-        Returns:
-            Offsets of each array's addresses; for live numbers their place in `live`, which of its numbers, and
-            whether these are whole; and the layout of all cells.
-        """
-        arrays = [self._cells_at(tables, array) for array in self._arrays]
-        offsets, cells = [offsets for _, offsets in arrays], [cells for cells, _ in arrays]
-        real: list[Array] = []
+    def _cells_of_steps(self, tables: Any) -> _Written:
+        """To be asked while the addresses in the tables are those of the capture."""
+        found = [np.array(tables.cells_at(array), np.int64).reshape(-1, 4) for array in self._arrays]
+        cells: tuple[list[Array], list[Array]] = [own[:, :3] for own in found], []
         sources = []
         for i, live in enumerate(self.live):
             for target, places, numbers in live.places_by_target():
-                (cells if target is tables.tables else real).append(places)
-                sources.append((i, numbers, target is tables.tables))
-        return offsets, sources, tables.layout(cells, real)
+                whole = target is tables.tables
+                sources.append((i, numbers, len(cells[not whole]), whole))
+                cells[not whole].append(places)
+        layout = tables.layout(*cells)
+        length = len(layout.cells[0])
+        owners, offsets, strides = np.full(length, len(found)), *np.zeros((2, length), np.int64)
+        # Those of arrays come first.
+        for k, (array, own, columns) in enumerate(zip(self._arrays, found, layout.columns[0], strict=False)):
+            owners[columns], offsets[columns], strides[columns] = k, own[:, 3], array.nbytes
+        placed = [(i, n, layout.columns[not whole][at], whole) for i, n, at, whole in sources]
+        addresses = [array.ctypes.data + own[:, 3] for array, own in zip(self._arrays, found, strict=True)]
+        home = tuple(np.concatenate(cells[0][: len(found)]).T), np.concatenate(addresses)
+        return _Written(layout, owners, offsets, strides, placed, home)
 
     def _return_addresses(self) -> None:
         """Let the tables refer to the captured arrays."""
         (tables,) = self.captured
-        for array in self._arrays:
-            cells, offsets = self._cells_at(tables, array)
-            tables.tables[tuple(cells.T)] = array.ctypes.data + offsets
+        assert self._written is not None
+        places, addresses = self._written.home
+        tables.tables[places] = addresses
         self.astray = False
 
-    def _cells_at(self, tables: Any, array: Array) -> tuple[Array, Array]:
-        """Where the tables refer to this array: cells [n, 3], and offsets [n] in bytes."""
-        if id(array) not in self._cells:
-            found = np.array(tables.cells_at(array), np.int64).reshape(-1, 4)
-            self._cells[id(array)] = found[:, :3], found[:, 3]
-        return self._cells[id(array)]
+
+class _Written:
+    """What is written into the tables before each step of several.
+
+    Args:
+        layout: of all cells.
+        owners: for each cell of a whole number the array whose address goes there; their count where none does.
+        offsets, strides: bytes from the beginning of that array, and from step to step.
+        sources: for the live numbers their place in `live`, which of its numbers, in which columns, and whether they
+            are whole.
+        home: where in the tables addresses of arrays stand, and those that the capture wrote there.
+    """
+
+    def __init__(
+        self,
+        layout: Any,
+        owners: Array,
+        offsets: Array,
+        strides: Array,
+        sources: list[tuple[int, Array, Any, bool]],
+        home: tuple[tuple[Array, ...], Array],
+    ) -> None:
+        self.layout, self.owners, self.sources, self.home = layout, owners, sources, home
+        self._offsets, self._strides = offsets, strides
+        self._of_steps = offsets[None]
+
+    def offsets_of(self, steps: int) -> Array:
+        """Bytes from the beginning of the array of steps, [steps, cells]."""
+        if len(self._of_steps) != steps:
+            self._of_steps = self._offsets + self._strides * np.arange(steps)[:, None]
+        return self._of_steps

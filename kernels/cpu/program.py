@@ -209,16 +209,33 @@ class Layout(NamedTuple):
     """Cells that are written before each step, by tables: whole numbers first, then real ones.
 
     Attributes:
-        orders: where in a step's values, as they are given, that of each cell stands.
+        columns: for each of the lists of cells that were given, [whole, real], in which columns of a `Room` they stand.
         cells: [n, 2] row and column of each.
         firsts: [2, tables + 1] where the cells of each table begin.
         addresses: of firsts and cells.
     """
 
-    orders: list[Any]
+    columns: list[list[Any]]
     cells: list[Any]
     firsts: Any
     addresses: list[int]
+
+
+class Room(NamedTuple):
+    """Room for what is written before each step of a block, and what else a block needs; used again and again.
+
+    Attributes:
+        whole, real: [steps, n] the numbers, in the columns of the layout.
+        plan: for `run`.
+        flags: of cuts that were reached.
+        kept: whose addresses the plan holds.
+    """
+
+    whole: Any
+    real: Any
+    plan: Any
+    flags: Any
+    kept: list[Any]
 
 
 class Tables:
@@ -251,7 +268,7 @@ class Tables:
                     self.kept += _update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows])
         self.arguments = [self.tables, self.numbers, np.empty(0, dtype), np.empty(0, np.int64)]
         self.chosen = list(range(len(calls)))
-        self.unchanged = self.layout([], [])
+        self.nothing = self.layout([], [])
         self.choose(None)
 
     def choose(self, active: Any) -> None:
@@ -259,8 +276,9 @@ class Tables:
         everybody = active is None or self.members == [None]
         self.chosen = [i for i, m in enumerate(self.members) if everybody or active[m]]
         pieces = np.array([[i, 0, 1, -1, -1] for i in self.chosen], np.int64).reshape(-1, PIECE)
-        self.once = self._plan(pieces, 1, self.unchanged, [np.zeros((1, 0), np.int64), np.zeros((1, 0))])
-        self.arguments[3] = self.once[0]
+        self.once = self._room(pieces, 1, self.nothing)
+        self.arguments[3] = self.once.plan
+        self.latest: tuple[Any, Room | None] = (None, None)
 
     def cells_at(self, array: Any) -> list[tuple[int, int, int, int]]:
         """Where the tables hold an address inside this array: table, row, column, and bytes from its beginning."""
@@ -274,30 +292,40 @@ class Tables:
         return found
 
     def layout(self, whole: Sequence[Any], real: Sequence[Any]) -> Layout:
-        """How values are given to `block` that are written into these cells, [n, 3] each (table, row, column)."""
+        """Where values stand in a `Room` that are written into these cells: lists of [n, 3] (table, row, column)."""
         firsts = np.zeros((2, len(self.tables) + 1), np.int64)
-        orders, places = [], []
+        columns, places = [], []
         for kind, given in enumerate((whole, real)):
             cells = np.concatenate([np.zeros((0, 3), np.int64), *given])
-            orders.append(order := np.argsort(cells[:, 0], kind="stable"))
+            order = np.argsort(cells[:, 0], kind="stable")
+            ends = np.cumsum([len(own) for own in given], dtype=np.int64)[:-1]
+            columns.append(list(map(_as_slice, np.split(np.argsort(order), ends))) if given else [])
             places.append(np.ascontiguousarray(cells[order, 1:]))
             firsts[kind] = np.searchsorted(cells[order, 0], np.arange(len(self.tables) + 1))
-        return Layout(orders, places, firsts, [_address(array) for array in (firsts, *places)])
+        return Layout(columns, places, firsts, [_address(array) for array in (firsts, *places)])
 
-    def block(self, steps: int, layout: Layout, whole: Any, real: Any) -> None:
-        """Make the calls so many times; whole, real: [steps, n], what is written into the cells before each step."""
-        values = [np.ascontiguousarray(v[:, order]) for v, order in zip((whole, real), layout.orders, strict=True)]
-        plan = self._plan(self._pieces(steps), steps, layout, values)
-        run(self.tables, self.numbers, self.arguments[2], plan[0])
+    def room(self, steps: int, layout: Layout) -> Room:
+        """Room for a block of so many steps: that of the block before, if it fits."""
+        key = steps, id(layout), int(pool.board[THREADS])
+        known, room = self.latest
+        if room is None or key != known:
+            room = self._room(self._pieces(steps), steps, layout)
+            self.latest = key, room
+        return room
 
-    def _plan(self, pieces: Any, steps: int, layout: Layout, values: Sequence[Any]) -> list[Any]:
-        """A plan, and the arrays whose addresses it holds."""
+    def block(self, room: Room) -> None:
+        """Make the calls, as often as there is room for."""
+        room.flags.fill(0)
+        run(self.tables, self.numbers, self.arguments[2], room.plan)
+
+    def _room(self, pieces: Any, steps: int, layout: Layout) -> Room:
+        whole, real = (np.zeros((steps, len(c)), kind) for c, kind in zip(layout.cells, "qd", strict=True))
         flags = np.zeros(len(pieces) + 1, np.int64)
         shared = int(len(self.chosen) > 1)
-        firsts, whole, real = layout.addresses
-        written = [whole, _address(values[0]), real, _address(values[1])]
+        firsts, whole_cells, real_cells = layout.addresses
+        written = [whole_cells, _address(whole), real_cells, _address(real)]
         plan = [steps, len(pieces), shared, _address(pieces), firsts, *written, _address(flags)]
-        return [np.array(plan, np.int64), pieces, flags, layout, values]
+        return Room(whole, real, np.array(plan, np.int64), flags, [pieces, layout])
 
     def _pieces(self, steps: int) -> Any:
         """Work for each thread: as many steps for everyone, and so members that are cut in two.
@@ -447,6 +475,13 @@ def _cells(
     """A row for x [n, i] and y [n, o], addresses of arrays (0 for None), whole and real numbers."""
     sizes = [(None, code), (None, len(x)), (None, x.shape[1]), (None, y.shape[1])]
     return [*sizes, *_addresses(arrays), *(live or [])], numbers or [], x.dtype
+
+
+def _as_slice(columns: Any) -> Any:
+    """The same columns as a slice where they are neighbours: it is written faster."""
+    if len(columns) and (np.diff(columns) == 1).all():
+        return slice(int(columns[0]), int(columns[-1]) + 1)
+    return columns
 
 
 def _addresses(arrays: Sequence[Any]) -> list[tuple[None, int]]:
