@@ -27,6 +27,7 @@ __all__ = [
     "fuse",
     "num_threads",
     "out_of_memory",
+    "permutations",
     "set_num_threads",
     "set_tf32",
     "tf32",
@@ -137,6 +138,26 @@ def fuse(calls: list[Any], name: str = "cpu") -> tuple[list[Any], dict[tuple[int
         return list(calls), {}
     joined, moved = importlib.import_module(".cpu.program", __name__).fuse(calls)
     return joined, moved
+
+
+def permutations(draws: Array, n: int) -> Array:
+    """Shuffles of ``arange(n)``, int64 [m, n], on the host for every device: one for each (seed, draw, stream).
+
+    Block i of a draw gives the keys of indices 2 i and 2 i + 1, two words each, the upper one first. The lowest bits of
+    a key, as many as an index has, are replaced by its index: no two are equal, and their order is the shuffle.
+
+    Args:
+        draws: int64 [m, 3].
+        n: at most 2**31.
+
+    >>> permutations(numpy.array([[3, 0, 0]]), 4)
+    array([[3, 2, 1, 0]])
+    """
+    out = numpy.empty((len(draws), n), numpy.int64)
+    if out.size:
+        bits = max(1, (n - 1).bit_length())
+        importlib.import_module(".cpu.shuffles", __name__).permutations(draws, bits, out)
+    return out
 
 
 def compilation() -> Compilation:

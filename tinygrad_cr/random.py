@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 
 from tinygrad_cr.errors import OptionError
-from tinygrad_cr.kernels import backend
+from tinygrad_cr.kernels import backend, permutations
 from tinygrad_cr.options import integer, number
 from tinygrad_cr.tape import mode
 
@@ -60,7 +60,8 @@ class Generator:
         draw = self.next_draw()
         counters = np.empty((n, 4), np.uint32)
         counters[:, 0] = np.arange(n, dtype=np.uint32)
-        _name_draw(counters, draw, self.stream)
+        # Column by column: a row that is broadcast takes three times as long.
+        counters[:, 1], counters[:, 2], counters[:, 3] = draw % 2**32, draw >> 32, self.stream
         return _philox(counters, self.seed)
 
     def uniform(self, shape: tuple[int, ...]) -> Any:
@@ -91,13 +92,12 @@ class Generator:
     def permutation(self, n: int) -> Any:
         """A shuffled ``arange(n)``: int64 [n].
 
-        Sorts random keys that carry their index in the low bits: ties cannot happen, so the result does not depend
-        on the sorting algorithm, and a plain sort is faster than an argsort.
+        The order of random keys; see `kernels.permutations`.
 
         >>> sorted(Generator(3).permutation(4).tolist())
         [0, 1, 2, 3]
         """
-        return _sorted_keys(self.words(-(-n // 2)).reshape(1, -1), n)[0]
+        return permutations(np.array([[self.seed, self.next_draw(), self.stream]]), n)[0]
 
     def state(self) -> dict[str, int]:
         """Everything there is to save: ``Generator(**state)`` goes on from here.
@@ -121,29 +121,10 @@ class Generator:
         return f"Generator(seed={self.seed}, stream={self.stream}, draw={self.draw})"
 
 
-def _name_draw(counters: Any, draw: int, stream: int) -> None:
-    """Which draw of which stream these counters, uint32 [n, 4], belong to; by columns: a broadcast row is slow."""
-    counters[:, 1], counters[:, 2], counters[:, 3] = draw % 2**32, draw >> 32, stream
-
-
 def _philox(counters: Any, seed: int) -> Any:
     out = np.empty(counters.shape, np.uint32)
     backend("cpu").philox(counters, np.array([seed % 2**32, seed >> 32], np.uint32), out)
     return out
-
-
-def _sorted_keys(words: Any, n: int) -> Any:
-    """Permutations of n from random words: uint32 [rows, at least 2 n] -> int64 [rows, n]."""
-    pairs, bits = words.view(np.uint64)[:, :n], np.uint64(32)
-    low = np.uint64((1 << max(1, (n - 1).bit_length())) - 1)
-    # The first word of a pair is the upper half of its key.
-    order = pairs << bits
-    order |= pairs >> bits
-    order &= ~low
-    order |= np.arange(n, dtype=np.uint64)
-    order.sort(axis=-1)
-    order &= low
-    return order.view(np.int64)
 
 
 class Generators(Sequence[Generator]):
@@ -174,20 +155,13 @@ class Generators(Sequence[Generator]):
         return len(self.generators)
 
     def permutations(self, n: int) -> Any:
-        """The next `Generator.permutation` of each: int64 [members, n], in one pass where the members share a seed.
+        """The next `Generator.permutation` of each: int64 [members, n], side by side.
 
         >>> both = member_generators(3, 2)
         >>> bool((both.permutations(9)[1] == Generator(3, stream=1).permutation(9)).all())
         True
         """
-        if len({generator.seed for generator in self.generators}) > 1:
-            return np.stack([generator.permutation(n) for generator in self.generators])
-        blocks = -(-n // 2)
-        counters = np.empty((len(self), blocks, 4), np.uint32)
-        counters[:, :, 0] = np.arange(blocks, dtype=np.uint32)
-        for own, generator in zip(counters, self.generators, strict=True):
-            _name_draw(own, generator.next_draw(), generator.stream)
-        return _sorted_keys(_philox(counters.reshape(-1, 4), self.generators[0].seed).reshape(len(self), -1), n)
+        return permutations(np.array([(g.seed, g.next_draw(), g.stream) for g in self.generators], np.int64), n)
 
     def state(self) -> dict[str, Any]:
         """Everything there is to save."""
