@@ -135,7 +135,7 @@ def strips(
 @helper
 def panel_width(like: Array) -> int:
     """Columns of a panel."""
-    return VECTORS * lanes_of(like)
+    return int(VECTORS * lanes_of(like))
 
 
 @helper
