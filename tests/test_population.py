@@ -250,16 +250,17 @@ def test_a_retired_member_stands_still_and_changes_no_other_by_a_bit(way: str) -
     whole, thinned = population("sgd", "float32"), population("sgd", "float32")
     active = np.array([True, False, True, True, False])
     whole_step, thinned_step = tinygrad_cr.compile(whole.step), tinygrad_cr.compile(thinned.step)
-    rows = everybody(20)
-    whole_step.scan(rows[:10])
-    thinned_step.scan(rows[:10])
-    whole_step.scan(rows[10:])
+    # The first step captures: both blocks have ten.
+    rows = everybody(21)
+    whole_step.scan(rows[:11])
+    thinned_step.scan(rows[:11])
+    whole_step.scan(rows[11:])
     left = thinned.model.flat().values[1].copy()
     with computing(active):
         if way == "scan":
-            thinned_step.scan(rows[10:])
+            thinned_step.scan(rows[11:])
         else:
-            for k in range(10, 20):
+            for k in range(11, 21):
                 (thinned.step if way == "eager" else thinned_step)(rows[k])
     for m in range(MEMBERS):
         if active[m]:
@@ -286,6 +287,45 @@ def test_the_number_of_threads_changes_no_bit() -> None:
         set_num_threads(threads)
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)
+
+
+def test_threads_may_change_between_blocks_of_one_program() -> None:
+    threads, rows = num_threads(), everybody(22)
+    trainings = population("sgd", "float32"), population("sgd", "float32")
+    steps = [tinygrad_cr.compile(training.step) for training in trainings]
+    try:
+        for begin, end, n in ((0, 8, threads), (8, 15, 1), (15, 22, threads)):
+            steps[0].scan(rows[begin:end])
+            set_num_threads(n)
+            steps[1].scan(rows[begin:end])
+            set_num_threads(threads)
+    finally:
+        set_num_threads(threads)
+    np.testing.assert_array_equal(*(training.model.flat().values for training in trainings))
+
+
+@pytest.mark.parametrize("last", [0.5, 0.7])
+def test_a_scan_takes_the_elements_of_a_vector_as_the_numbers_of_its_steps(last: float) -> None:
+    def make() -> tuple[Any, Any]:
+        model = nn.MLP(SIZES, generator=0)
+        optimizer = optim.SGD(model, lr=0.1)
+
+        def step(reg: float, x: Any) -> Tensor:
+            optimizer.zero_grad()
+            loss = ops.cross_entropy(model(Tensor(x)), LABELS[:4])
+            loss.backward()
+            optimizer.step(reg=float(reg))
+            return loss
+
+        return model, step
+
+    (looped, step), (scanned, captured) = make(), make()
+    strengths, x = np.array([0.5, 0.5, 0.5, last]), np.stack([DATA[4 * k : 4 * k + 4] for k in range(4)]).astype("f")
+    kept = x.copy()
+    expected = [step(reg, rows).item() for reg, rows in zip(strengths, x, strict=True)]
+    assert tinygrad_cr.compile(captured).scan(strengths, x).numpy().tolist() == expected
+    np.testing.assert_array_equal(looped.flat().values, scanned.flat().values)
+    np.testing.assert_array_equal(x, kept)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 8])

@@ -100,11 +100,13 @@ class compile:
         if len(lengths) != 1:
             raise OptionError(f"scan wants arrays with one number of steps, got {sorted(lengths) or 'no array'}")
         (steps,), done = lengths, 0
+        # A number of each step, an element of a vector, is a value of the capture: no address tells it.
+        addressed = all(arg.ndim > 1 for arg in args if is_array(arg))
         results: list[Any] = []
         while done < steps:
             first = tuple(arg[done] if is_array(arg) else arg for arg in args)
             program = next((program for program in self.programs if program.fits(first)), None)
-            if program is not None and program.in_one_table:
+            if addressed and program is not None and program.in_one_table:
                 rest = tuple(arg[done:] if is_array(arg) else arg for arg in args)
                 results.append(program.replay.each(rest, steps - done, done, before))
                 break

@@ -97,7 +97,7 @@ class Generator:
         >>> sorted(Generator(3).permutation(4).tolist())
         [0, 1, 2, 3]
         """
-        return permutations(np.array([[self.seed, self.next_draw(), self.stream]]), n)[0]
+        return permutations(np.array([[self.seed, self.next_draw(), self.stream]], np.int64), n)[0]
 
     def state(self) -> dict[str, int]:
         """Everything there is to save: ``Generator(**state)`` goes on from here.

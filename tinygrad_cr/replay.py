@@ -130,6 +130,7 @@ class HostReplay:
         (tables,) = self.captured
         written = self._written = self._written or self._cells_of_steps(tables)
         room = tables.room(steps, written.layout)
+        assert len(arrays) == len(self._arrays), (len(arrays), len(self._arrays))
         begins = np.array([*(array.ctypes.data for array in arrays), 0])
         np.add(written.offsets_of(steps), begins[written.owners], out=room.whole)
         for i, numbers, columns, whole in written.sources:

@@ -155,7 +155,7 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     # Alone, whole rows: they are finished faster than parts of rows.
     group = group_width(out, columns, x.size, sharing) if shared else columns
     groups, parts = cut(rows, columns, group, TALL, sharing, shared)
-    cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART) if shared else 1
+    cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART)
     other = scratch(out.size, out).reshape(out.shape) if halved else out
     chunks = groups * cuts[2] * (2 if halved else 1)
     launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
@@ -198,7 +198,7 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, dw)
     # Narrow results read x too seldom to be worth the copy.
     left_packed = NARROW and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
-    blocks = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, dw)
+    blocks, room = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, dw), batch * LEFT_BLOCK
     for left in range(0, columns, group):
         right = min(left + group, columns)
         local = space[: ROWS_A_GRADIENT * (right - left)].reshape(-1, right - left) if wanted and not kept else dw
@@ -207,18 +207,17 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
             if left_packed:
-                pack(x, 0, batch, first, some, blocks, batch * LEFT_BLOCK, LEFT_BLOCK)
+                pack(x, 0, batch, first, some, blocks, room, LEFT_BLOCK)
             for j in range(left, right, panel):
                 width = min(panel, right - j)
                 place = first * columns + j if kept else j - left
-                panels = batch * (j - left)
+                start = batch * (j - left)
                 if direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
                 elif left_packed:
-                    room = batch * LEFT_BLOCK
-                    strips(blocks, batch, room, packed, panels, panel, local, place, some, width, False)
+                    strips(blocks, batch, room, packed, start, panel, local, place, some, width, False)
                 else:
-                    strip(x, first, inputs, False, packed, panels, panel, batch, local, place, some, width, False)
+                    strip(x, first, inputs, False, packed, start, panel, batch, local, place, some, width, False)
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
                 found = gradient[begin:end] if kept else space[: some * columns]

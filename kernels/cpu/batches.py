@@ -11,8 +11,8 @@ from .threads import ELEMENTS_WORTH_SHARING, launch
 
 ROWS = 64
 """Rows gathered at a time by one thread."""
-BYTES_AHEAD = 4096
-"""Of rows that are on their way from memory while one is converted: the processor cannot guess where the next lies."""
+ROWS_AHEAD = 4
+"""Of these the cache lines are on their way while one is converted: the processor cannot guess where a row lies."""
 
 
 @helper
@@ -25,11 +25,10 @@ def _gather_chunk(
     right = right if halved else data.shape[1]
     first = chunk % groups * ROWS
     means, scales = mean[left:right], scale[left:right]
-    last, width = min(rows.size, first + ROWS), (right - left) * data.itemsize
-    ahead = max(1, BYTES_AHEAD // max(1, width))
-    for i in range(first, last):
-        if i + ahead < last:
-            begin = rows[i + ahead] * data.shape[1] + left
+    width = (right - left) * data.itemsize
+    for i in range(first, min(rows.size, first + ROWS)):
+        if i + ROWS_AHEAD < rows.size:
+            begin = rows[i + ROWS_AHEAD] * data.shape[1] + left
             for offset in range(0, width, LINE_BYTES):
                 prefetch(data, begin, offset)
         source, target = data[rows[i], left:right], out[i, left:right]

@@ -37,24 +37,36 @@ def _first_lanes(builder: Any, lanes: int, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), width)
 
 
-@primitive
-def _copy_vector(typing_context: Any, b: Any, b_start: Any, count: Any, panel: Any, panel_start: Any) -> Any:
-    """Copy as many elements as a vector has; from the `count`-th on they are 0."""
+def _make_copy(masked: bool) -> Any:
+    """The function that copies as many elements as a vector has; masked: from the `count`-th on they are 0."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = b.dtype.bitwidth
-        lanes = VECTOR_BYTES * 8 // bits
-        vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
-        source, target = (
-            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
-            for i in (0, 3)
-        )
-        value = _masked_load(builder, vector, bits, source, _first_lanes(builder, lanes, args[2]))
-        builder.store(value, builder.bitcast(target, vector.as_pointer()), align=bits // 8)
-        return context.get_dummy_value()
+    @primitive
+    def copy(typing_context: Any, b: Any, b_start: Any, count: Any, panel: Any, panel_start: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            bits = b.dtype.bitwidth
+            lanes = VECTOR_BYTES * 8 // bits
+            vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
+            source, target = (
+                builder.bitcast(
+                    builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]]),
+                    vector.as_pointer(),
+                )
+                for i in (0, 3)
+            )
+            if masked:
+                value = _masked_load(builder, vector, bits, source, _first_lanes(builder, lanes, args[2]))
+            else:
+                value = builder.load(source, align=bits // 8)
+            builder.store(value, target, align=bits // 8)
+            return context.get_dummy_value()
 
-    n = types.int64
-    return types.void(b, n, n, panel, n), generate
+        n = types.int64
+        return types.void(b, n, n, panel, n), generate
+
+    return copy
+
+
+_copy_vector, _copy_some = _make_copy(masked=False), _make_copy(masked=True)
 
 
 @helper
@@ -76,9 +88,11 @@ def pack(b: Array, top: int, depth: int, left: int, width: int, panels: Array, r
         while j < width:
             end = min(j + pitch, width)
             i = j
-            while i < end:
-                _copy_vector(b, start + i, width - i, panels, place + i - j)
+            while i + lanes <= end:
+                _copy_vector(b, start + i, lanes, panels, place + i - j)
                 i += lanes
+            if i < end:
+                _copy_some(b, start + i, end - i, panels, place + i - j)
             j += pitch
             place += room
 

@@ -4,8 +4,8 @@ Every sum is one chain of fused multiply-adds in the order of the summed index, 
 the work, for one thread or many, changes no bit of it, and neither does the width of the vector registers.
 
 After Goto and van de Geijn (2008), "Anatomy of high-performance matrix multiplication", for the shapes of training
-steps: the right factor is packed into panels as wide as a tile; the left one is read where it lies, or packed as well
-where tiles are narrow and it is too large for the second-level cache.
+steps: the right factor is packed into panels as wide as a tile unless it is small; the left one is read where it lies,
+or packed as well where tiles are narrow and it is too large for the second-level cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DEPTH = 128
 """Rows of a panel: so many stay in the first-level cache while a strip of tiles passes."""
 ROWS_WORTH_PACKING = 32
 """With fewer rows, copying a panel costs more than it saves."""
-ELEMENTS_AS_THEY_LIE = 1 << 12
+BYTES_AS_THEY_LIE = 1 << 14
 """Of a right factor that stays in the first-level cache without being packed."""
 NARROW = VECTORS == 2
 """Whether a left factor too large for the second-level cache is packed.
@@ -35,7 +35,7 @@ Without AVX-512 each of its rows is read anew for each 16 columns, not 64. Where
 places in the caches: products of D took a third longer.
 """
 LEFT_BLOCK = 4 * TALL
-"""Rows of a left factor that are packed together."""
+"""Rows of a left factor that are packed together: whole vectors, where it is packed at all."""
 MOST_PANELS = 16
 """Panels for which a packed block of the left factor is read from the second-level cache."""
 ELEMENTS_IN_CACHE = 1 << 17
@@ -162,7 +162,7 @@ def times(
 ) -> None:
     """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a group."""
     pitch = panel_width(c)
-    small = b.shape[1] <= pitch or b.size <= ELEMENTS_AS_THEY_LIE
+    small = b.shape[1] <= pitch or b.size * b.itemsize <= BYTES_AS_THEY_LIE
     direct = not transposed and (small or rows < ROWS_WORTH_PACKING)
     lanes = lanes_of(c)
     # As many rows as there are in whole vectors: `pack_transposed` fills squares.

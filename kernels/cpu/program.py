@@ -269,6 +269,7 @@ class Tables:
         self.arguments = [self.tables, self.numbers, np.empty(0, dtype), np.empty(0, np.int64)]
         self.chosen = list(range(len(calls)))
         self.nothing = self.layout([], [])
+        self.latest: tuple[Any, Room | None] = (None, None)
         self.choose(None)
 
     def choose(self, active: Any) -> None:
@@ -278,7 +279,7 @@ class Tables:
         pieces = np.array([[i, 0, 1, -1, -1] for i in self.chosen], np.int64).reshape(-1, PIECE)
         self.once = self._room(pieces, 1, self.nothing)
         self.arguments[3] = self.once.plan
-        self.latest: tuple[Any, Room | None] = (None, None)
+        self.latest = None, None
 
     def cells_at(self, array: Any) -> list[tuple[int, int, int, int]]:
         """Where the tables hold an address inside this array: table, row, column, and bytes from its beginning."""
@@ -306,6 +307,7 @@ class Tables:
 
     def room(self, steps: int, layout: Layout) -> Room:
         """Room for a block of so many steps: that of the block before, if it fits."""
+        # The room keeps its layout: nothing else has its id meanwhile.
         key = steps, id(layout), int(pool.board[THREADS])
         known, room = self.latest
         if room is None or key != known:

@@ -22,6 +22,8 @@ ACCUMULATORS = 24 if _FEATURES.get("avx512f") or not _X86 else 12
 """Vectors of a tile, so that it fits the 32 (or 16) registers beside its factors."""
 VECTORS = 4 if ACCUMULATORS == 24 else 2
 """Vectors in a row of a tile, and in a row of a panel."""
+MASKS_COST = not _FEATURES.get("avx512f")
+"""Whether a masked store takes longer than a plain one: about twelve cycles on AMD's processors without AVX-512."""
 TALL = ACCUMULATORS // VECTORS
 """Rows of a tile that is as wide as a panel."""
 TILES = {types.float32: FLOAT32, types.float64: FLOAT64}
@@ -209,15 +211,17 @@ def _make_choice(by_rows: bool) -> Any:
     """`compute` for the width at hand."""
     one, two = _make_rows(1, by_rows), _make_rows(2, by_rows)
     three, four = (_make_rows(3, by_rows), _make_rows(4, by_rows)) if VECTORS == 4 else (two, two)
-    # A masked store takes AMD's processors without AVX-512 about twelve cycles; with AVX-512 it costs nothing.
-    full = _make_rows(2, by_rows, masked=False) if VECTORS == 2 else two
+    # Where every column is there: a vector and a whole panel, the two widths that most rows are made of.
+    plain, wide = (_make_rows(v, by_rows, masked=False) for v in (1, VECTORS)) if MASKS_COST else (one, two)
 
     @helper
     def choose(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add):
-        if vectors == 1:
+        if MASKS_COST and vectors == VECTORS and last == lanes_of(c):
+            wide(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
+        elif MASKS_COST and vectors == 1 and last == lanes_of(c):
+            plain(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
+        elif vectors == 1:
             one(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
-        elif vectors == VECTORS == 2 and last == lanes_of(c):
-            full(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
         elif vectors == 2:
             two(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
         elif vectors == 3:
