@@ -11,53 +11,42 @@ trains alone, so are its bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, types
 from numba.core import cgutils
 
-from .affine import (
-    affine,
-    affine_backward,
-    affine_relu_dropout,
-    affine_relu_dropout_backward,
-    backward,
-    backward_masked,
-)
+from .affine import affine, affine_relu_dropout, backward, backward_masked
 from .batches import gather
 from .board import THREADS, bind, load_at, pause, store_at
 from .compiling import helper, kernel, primitive
+from .rows import (
+    ADAM,
+    ADDRESSES,
+    AFFINE,
+    AFFINE_BACKWARD,
+    CROSS_ENTROPY,
+    FUSED,
+    FUSED_BACKWARD,
+    GATHER,
+    INTEGERS,
+    NOTHING,
+    NUMBERS,
+    SCALE,
+    SGD,
+    TAKE,
+    UPDATE,
+    Call,
+    Place,
+    Row,
+    address_of,
+    row_of,
+)
 from .softmax import softmax_cross_entropy
 from .threads import launch, pool
-from .updates import adam, adam_spans, sgd, sgd_spans
-
-Call = tuple[Callable[..., Any], list[Any], int | None]
-"""A function, its arguments, and the member of a population whose call it is; None where it is everybody's."""
-Place = tuple[Any, Any]
-Row = tuple[list[Any], list[Any], Any]
-
-NOTHING = -1
-AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, TAKE, GATHER, ADAM, SGD = range(10)
-UPDATE, INTEGERS, NUMBERS = 14, 16, 4
-"""Columns of the two tables: the operation, three sizes, whole numbers and addresses; real numbers. From `UPDATE` on:
-for a gradient of weights, the row of its update (or -1) and the address of its velocity."""
-ADDRESSES = {
-    AFFINE: (4, 5, 6, 7),
-    AFFINE_BACKWARD: (4, 5, 6, 7, 8, 9),
-    FUSED: (4, 5, 6, 7),
-    FUSED_BACKWARD: (4, 5, 6, 7, 8, 9, 10, 11),
-    CROSS_ENTROPY: (4, 5, 6, 7),
-    SCALE: (4, 5, 6),
-    TAKE: (4, 5, 6),
-    GATHER: (4, 5, 6, 7, 8),
-    ADAM: (4, 5, 6, 7, 8, 9, 10, 11),
-    SGD: (4, 5, 6, 7, 8, 10),
-}
-"""The columns of a row that hold addresses of arrays that a step may be given anew."""
-ROWS_OF = {np.dtype(np.uint8): 0, np.dtype(np.float32): 1, np.dtype(np.float64): 2}
-"""The types that rows may have when they are gathered into minibatches, as a number in the table."""
+from .updates import adam_spans, sgd_spans
 
 STEPS, CHUNKS, SHARED, PIECES, FIRSTS, WHOLE, WHOLE_VALUES, REAL, REAL_VALUES, FLAGS = range(10)
 """Entries of a plan: how many steps and chunks there are, whether chunks are shared between threads, and addresses."""
@@ -283,7 +272,7 @@ class Tables:
 
     def cells_at(self, array: Any) -> list[tuple[int, int, int, int]]:
         """Where the tables hold an address inside this array: table, row, column, and bytes from its beginning."""
-        begin, size = _address(array), array.nbytes
+        begin, size = address_of(array), array.nbytes
         found = []
         for code, columns in ADDRESSES.items():
             for c in columns:
@@ -303,7 +292,7 @@ class Tables:
             columns.append(list(map(_as_slice, np.split(np.argsort(order), ends))) if given else [])
             places.append(np.ascontiguousarray(cells[order, 1:]))
             firsts[kind] = np.searchsorted(cells[order, 0], np.arange(len(self.tables) + 1))
-        return Layout(columns, places, firsts, [_address(array) for array in (firsts, *places)])
+        return Layout(columns, places, firsts, [address_of(array) for array in (firsts, *places)])
 
     def room(self, steps: int, layout: Layout) -> Room:
         """Room for a block of so many steps: that of the block before, if it fits."""
@@ -325,8 +314,8 @@ class Tables:
         flags = np.zeros(len(pieces) + 1, np.int64)
         shared = int(len(self.chosen) > 1)
         firsts, whole_cells, real_cells = layout.addresses
-        written = [whole_cells, _address(whole), real_cells, _address(real)]
-        plan = [steps, len(pieces), shared, _address(pieces), firsts, *written, _address(flags)]
+        written = [whole_cells, address_of(whole), real_cells, address_of(real)]
+        plan = [steps, len(pieces), shared, address_of(pieces), firsts, *written, address_of(flags)]
         return Room(whole, real, np.array(plan, np.int64), flags, [pieces, layout])
 
     def _pieces(self, steps: int) -> Any:
@@ -380,7 +369,7 @@ def fuse(calls: list[Call]) -> tuple[list[Call | Tables], dict[tuple[int, int], 
         pending.clear()
 
     for call in calls:
-        row = _row(call[0], call[1])
+        row = row_of(call[0], call[1])
         kinds = {r[2] for _, r in pending} - {None}
         mixed = row is not None and row[2] is not None and bool(kinds - {row[2]})
         if row is None or mixed or (pending and (pending[0][0][2] is None) != (call[2] is None)):
@@ -403,7 +392,7 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[
     left = []
     for k, (start, stop) in enumerate(spans.tolist()):
         parts = [buffer[start:stop] for buffer in buffers]
-        param, grad, velocity = map(_address, parts)
+        param, grad, velocity = map(address_of, parts)
         made = [r for r in range(s) if table[r, 0] in (AFFINE_BACKWARD, FUSED_BACKWARD) and table[r, 8] == grad]
         r = made[-1] if made else s
         touched = any(np.may_share_memory(array, part) for array in _arrays(calls[r + 1 : s]) for part in parts)
@@ -413,7 +402,7 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[
         else:
             left.append(k)
     rest = np.ascontiguousarray(spans[left]), np.ascontiguousarray(l2[left])
-    table[s, 2], table[s, 7], table[s, 8] = len(left), _address(rest[0]), _address(rest[1])
+    table[s, 2], table[s, 7], table[s, 8] = len(left), address_of(rest[0]), address_of(rest[1])
     return rest
 
 
@@ -423,72 +412,8 @@ def _arrays(calls: list[Call]) -> list[Any]:
     return [value for value in values if isinstance(value, np.ndarray)]
 
 
-def _row(function: Callable[..., Any], a: list[Any]) -> Row | None:
-    """The cells of a call as (position of the argument or None, value), or None if it has no code.
-
-    The dtype that comes with them is None for calls that take no floating arrays.
-    """
-    if function is affine:
-        return _cells(AFFINE, a[0], a[3], [a[0], a[1], a[2], a[3]])
-    if function is affine_relu_dropout:
-        live = [(3, a[3]), (5, a[5]), (6, a[6]), (7, a[7])]
-        return _cells(FUSED, a[0], a[8], [a[0], a[1], a[2], a[8]], live, [(4, a[4])])
-    if function is affine_backward and a[4] is not None and a[5] is not None:
-        return _cells(AFFINE_BACKWARD, a[1], a[0], [a[1], a[2], a[5], a[0], a[4], a[3]])
-    if function is affine_relu_dropout_backward and a[7] is not None and a[8] is not None:
-        arrays = [a[1], a[2], a[8], a[3], a[7], a[6], a[0], a[5]]
-        return _cells(FUSED_BACKWARD, a[1], a[3], arrays, [], [(4, a[4])])
-    if function is softmax_cross_entropy and a[2] is None:
-        return _cells(CROSS_ENTROPY, a[0], a[0], [a[0], a[1], a[3], a[4]])
-    if function is gather:
-        data, rows, mean, scale, out = a
-        if data.dtype in ROWS_OF and mean.dtype == scale.dtype == out.dtype:
-            sizes = [(None, GATHER), (None, len(rows)), (None, data.shape[1]), (None, len(data))]
-            return [*sizes, *_addresses(a), (None, ROWS_OF[data.dtype])], [], out.dtype
-    if function is sgd:
-        sizes = [(None, SGD), (None, a[0].size), (None, len(a[3])), (None, 0)]
-        return [*sizes, *_addresses(a[:5]), (7, a[7]), *_addresses([a[8]])], [(5, a[5]), (6, a[6])], a[0].dtype
-    if function is adam:
-        sizes = [(None, ADAM), (None, a[0].size), (None, len(a[4])), (None, 0)]
-        reals = [(7, a[7]), (8, a[8]), (9, a[9]), (10, a[10])]
-        return [*sizes, *_addresses([*a[:7], a[12]]), (11, a[11])], reals, a[0].dtype
-    return _array_row(getattr(function, "func", None), getattr(function, "keywords", {}), a)
-
-
-def _array_row(function: Any, keywords: dict[str, Any], a: list[Any]) -> Row | None:
-    """`_row` of a function of NumPy that writes into `out`."""
-    out: Any = keywords.get("out")
-    arrays = [*a, out]
-    if len(a) != 2 or not all(isinstance(v, np.ndarray) and v.flags.c_contiguous for v in arrays):
-        return None
-    first, second = a
-    sizes = [(None, out.size), (None, first.size), (None, 0), *_addresses(arrays)]
-    alike = first.dtype == second.dtype == out.dtype
-    if function is np.multiply and set(keywords) == {"out"} and alike and out.dtype.kind == "f":
-        return ([(None, SCALE), *sizes], [], out.dtype) if first.ndim == 0 and second.shape == out.shape else None
-    if function is np.take and keywords.get("mode") == "clip" and alike and out.dtype == np.int64 and first.ndim == 1:
-        return [(None, TAKE), *sizes], [], None
-    return None
-
-
-def _cells(
-    code: int, x: Any, y: Any, arrays: list[Any], live: list[Any] | None = None, numbers: list[Any] | None = None
-) -> Row:
-    """A row for x [n, i] and y [n, o], addresses of arrays (0 for None), whole and real numbers."""
-    sizes = [(None, code), (None, len(x)), (None, x.shape[1]), (None, y.shape[1])]
-    return [*sizes, *_addresses(arrays), *(live or [])], numbers or [], x.dtype
-
-
 def _as_slice(columns: Any) -> Any:
     """The same columns as a slice where they are neighbours: it is written faster."""
     if len(columns) and (np.diff(columns) == 1).all():
         return slice(int(columns[0]), int(columns[-1]) + 1)
     return columns
-
-
-def _addresses(arrays: Sequence[Any]) -> list[tuple[None, int]]:
-    return [(None, _address(array)) for array in arrays]
-
-
-def _address(array: Any) -> int:
-    return 0 if array is None else int(array.ctypes.data)
