@@ -341,6 +341,13 @@ def test_numbas_own_cache_serves_where_its_insides_have_moved(installation):
     assert [installation.ask(prelude=prelude)[1:4] for _ in range(2)] == [COMPILED, LOADED]
 
 
+@pytest.mark.slow
+def test_helpers_are_compiled_by_themselves_where_the_insides_of_numba_have_moved(installation):
+    prelude = "import numba.core.codegen\ndel numba.core.codegen.JITCodeLibrary\n"
+    prelude += "from tinygrad_cr.kernels.cpu.parts import AS_PARTS\nassert AS_PARTS == {}"
+    assert [installation.ask(prelude=prelude)[1:4] for _ in range(2)] == [COMPILED, LOADED]
+
+
 # Several at once
 
 

@@ -25,6 +25,8 @@ import numpy
 from numba import njit
 from numba.extending import intrinsic
 
+from .parts import AS_PARTS
+
 try:
     # Not public; all of them are where they are since numba 0.61. Without them numba's own cache serves.
     from numba.core.compiler import CompileResult
@@ -37,6 +39,8 @@ else:
 
 # "numpy" divides without asking whether the divisor is 0: the question keeps a loop from being vectorised.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+# Without entries for Python and C: each would be compiled as well.
+_HELPER_OPTIONS = _OPTIONS | {"inline": "never", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _HERE = Path(__file__).parent
 _DIGEST_BYTES = 32
 _kernels: list[Any] = []
@@ -62,14 +66,17 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def helper(function: Callable[..., Any]) -> Any:
     """A function that only kernels call, compiled into each of them."""
-    # No entries for Python and C: each would be compiled as well.
-    options = _OPTIONS | {"inline": "never", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(**options)(function)
+    return njit(**_HELPER_OPTIONS, **AS_PARTS)(function)
 
 
 def reordering_helper(function: Callable[..., Any]) -> Any:
     """A helper whose sums may be reordered, and so vectorised; NaN and inf stay visible."""
-    return njit(inline="never", fastmath={"reassoc", "contract"}, **_OPTIONS)(function)
+    return njit(fastmath={"reassoc", "contract"}, **_HELPER_OPTIONS, **AS_PARTS)(function)
+
+
+def separate_helper(function: Callable[..., Any]) -> Any:
+    """A helper that is optimised by itself before it becomes a part of a kernel: that takes longer to compile."""
+    return njit(**_HELPER_OPTIONS)(function)
 
 
 def primitive(function: Callable[..., Any]) -> Any:

@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 
 from .board import FLOAT32, FLOAT64
-from .compiling import helper, kernel, primitive
+from .compiling import kernel, primitive, separate_helper
 from .threads import pool
 
 _FEATURES = binding.get_host_cpu_features()
@@ -189,7 +189,8 @@ def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:
     # Fewer than eight sums at a time wait for each other: of a rest of 4 or 5 rows, 4 together take half as long.
     four, two, single = (_make_tile(rows, vectors, by_rows, masked) for rows in (4, 2, 1))
 
-    @helper
+    # As a part of `tiles`, products of two threads were a tenth slower, and those of one thread the same.
+    @separate_helper
     def compute(a, pitch, b, b_step, depth, c, c_row, rows, last, add):
         a_row = pitch if by_rows else 1
         while rows >= tall:
@@ -214,7 +215,7 @@ def _make_choice(by_rows: bool) -> Any:
     # Where every column is there: a vector and a whole panel, the two widths that most rows are made of.
     plain, wide = (_make_rows(v, by_rows, masked=False) for v in (1, VECTORS)) if MASKS_COST else (one, two)
 
-    @helper
+    @separate_helper
     def choose(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add):
         if MASKS_COST and vectors == VECTORS and last == lanes_of(c):
             wide(a, pitch, b, b_step, depth, c, c_row, rows, last, add)
