@@ -54,7 +54,9 @@ def test_the_dtype_asked_for_is_taken() -> None:
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
-@pytest.mark.parametrize("data", ["3", ["a"], None, [1, None], 1j, [[1.0], [1.0, 2.0]], object()], ids=str)
+@pytest.mark.parametrize(
+    "data", ["3", ["a"], None, [1, None], 1j, [[1.0], [1.0, 2.0]], pytest.param(object(), id="object")], ids=str
+)
 def test_what_is_no_number_is_refused(data: Any, dtype: Any) -> None:
     with pytest.raises(DTypeError):
         Tensor(data, dtype=dtype)

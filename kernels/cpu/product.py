@@ -20,10 +20,10 @@ from .board import word_of
 from .compiling import helper, primitive
 from .memory import scratch
 from .packing import pack, pack_transposed
-from .tile import TALL, TILES, VECTORS, lanes_of
+from .tile import TALL, TILES, VECTOR_BYTES, VECTORS, lanes_of
 
-DEPTH = 128
-"""Rows of a panel: so many stay in the first-level cache while a strip of tiles passes."""
+DEPTH = (1 << 15) // (VECTORS * VECTOR_BYTES)
+"""Rows of a panel: 32 KiB, about as much as the first-level cache keeps while a strip of tiles passes."""
 ROWS_WORTH_PACKING = 32
 """With fewer rows, copying a panel costs more than it saves."""
 BYTES_AS_THEY_LIE = 1 << 14
@@ -36,7 +36,7 @@ places in the caches: products of D took a third longer.
 """
 LEFT_BLOCK = 4 * TALL
 """Rows of a left factor that are packed together: whole vectors, where it is packed at all."""
-MOST_PANELS = 16
+MOST_PANELS = 8
 """Panels for which a packed block of the left factor is read from the second-level cache."""
 ELEMENTS_IN_CACHE = 1 << 17
 """Of a left factor that stays in the second-level cache, and is read where it lies for one panel after the other."""
