@@ -9,7 +9,7 @@ import numpy as np
 from ..interface import Array
 from .board import THREADS, bind, load
 from .compiling import helper, kernel
-from .memory import scratch
+from .memory import flat, on_stack, scratch, shaped
 from .packing import pack
 from .philox import random_lanes
 from .product import (
@@ -69,13 +69,13 @@ def _finish_masked(
     zero = out.dtype.type(0)
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
     last = np.uint16(threshold - 1)
-    flat, columns = out.reshape(-1), out.shape[1]
+    values, columns = flat(out), out.shape[1]
     whole = width == columns
     # Whole rows share the blocks where one ends and the next begins; parts of rows have blocks of their own.
     blocks = (width + 7) // 8 + (columns % 8 != 0)
     group = max(1, MASK_ELEMENTS // (8 * blocks))
-    counters = np.empty(group * blocks + 1, np.uint32)
-    words = np.empty(4 * counters.size, np.uint32)
+    counters = scratch(group * blocks + 1, on_stack(np.uint32))
+    words = scratch(4 * counters.size, on_stack(np.uint32))
     lanes = words.view(np.uint16)
     for top in range(first, first + rows, group):
         some = min(group, first + rows - top)
@@ -97,9 +97,9 @@ def _finish_masked(
         runs, length = (1, some * columns) if whole else (some, width)
         for i in range(runs):
             place = (top + i) * columns + left
-            values, chosen = flat[place : place + length], lanes[8 * i * blocks + place % 8 :]
-            for j in range(values.size):
-                values[j] = values[j] if chosen[j] <= last else zero
+            row, chosen = values[place : place + length], lanes[8 * i * blocks + place % 8 :]
+            for j in range(row.size):
+                row[j] = row[j] if chosen[j] <= last else zero
 
 
 @helper
@@ -156,7 +156,8 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     group = group_width(out, columns, x.size, sharing) if shared else columns
     groups, parts = cut(rows, columns, group, TALL, sharing, shared)
     cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART)
-    other = scratch(out.size, out).reshape(out.shape) if halved else out
+    space = scratch(out.size if halved else 0, on_stack(out))
+    other = shaped(space, out.shape) if halved else out
     chunks = groups * cuts[2] * (2 if halved else 1)
     launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
     if halved:
@@ -193,15 +194,15 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     top, rows = part_of(inputs, chunk, parts, TALL)
     direct = columns <= panel
     group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
-    packed = dw.reshape(-1)[:0] if direct else scratch(batch * min(group, columns + panel), dw)
-    gradient, weights, speed = dw.reshape(-1), w.reshape(-1), velocity.reshape(-1)
-    space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, dw)
+    packed = scratch(0 if direct else batch * min(group, columns + panel), on_stack(dw))
+    gradient, weights, speed = flat(dw), flat(w), flat(velocity)
+    space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, on_stack(dw))
     # Narrow results read x too seldom to be worth the copy.
     left_packed = NARROW and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
-    blocks, room = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, dw), batch * LEFT_BLOCK
+    blocks, room = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, on_stack(dw)), batch * LEFT_BLOCK
     for left in range(0, columns, group):
         right = min(left + group, columns)
-        local = space[: ROWS_A_GRADIENT * (right - left)].reshape(-1, right - left) if wanted and not kept else dw
+        local = shaped(space, (ROWS_A_GRADIENT, right - left)) if wanted and not kept else dw
         if not direct:
             pack(dy, 0, batch, left, right - left, packed, batch * panel, panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
@@ -254,8 +255,9 @@ def _sums_of(a: Array, left: int, width: int, out: Array) -> None:
     if a.shape[0] == 0:
         out[left : left + width] = 0
         return
-    one = np.ones(1, out.dtype)
-    strip(one, 0, 0, False, a, left, a.shape[1], a.shape[0], out.reshape(1, -1), left, 1, width, False)
+    one = on_stack(out)
+    one[0] = 1
+    strip(one, 0, 0, False, a, left, a.shape[1], a.shape[0], shaped(out, (1, out.size)), left, 1, width, False)
 
 
 @helper
@@ -268,7 +270,7 @@ def _masked_chunk(
     left, right = chunk * group, min(columns, (chunk + 1) * group)
     # Where these are all columns, rows lie end to end: one long loop.
     runs, length = (1, dz.size) if right - left == columns else (dz.shape[0], right - left)
-    above, output, target = dy.reshape(-1), y.reshape(-1), dz.reshape(-1)
+    above, output, target = flat(dy), flat(y), flat(dz)
     for i in range(runs):
         begin = i * columns + left
         end = begin + length
@@ -372,7 +374,7 @@ def affine_relu_dropout_backward(
     db: Array | None,
 ) -> None:
     if db is None:
-        _masked(dy, y, dy.dtype.type(scale), dz, dz.reshape(-1), False)
+        _masked(dy, y, dy.dtype.type(scale), dz, flat(dz), False)
     else:
         _masked(dy, y, dy.dtype.type(scale), dz, db, True)
     if dx is not None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..interface import Array
 from .compiling import kernel
+from .memory import on_stack, scratch
 from .philox import random_lanes
 
 BLOCKS = 64
@@ -31,8 +32,8 @@ def dropout(x: Array, threshold: int, scale: float, seed: int, draw: int, stream
     factor = x.dtype.type(scale)
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".
     last = np.uint16(threshold - 1)
-    counters = np.empty(BLOCKS, np.uint32)
-    words = np.empty(4 * BLOCKS, np.uint32)
+    counters = scratch(BLOCKS, on_stack(np.uint32))
+    words = scratch(4 * BLOCKS, on_stack(np.uint32))
     lanes = words.view(np.uint16)
     step = 8 * BLOCKS
     for start in range(0, x.size, step):

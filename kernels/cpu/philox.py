@@ -7,6 +7,7 @@ from numba import njit
 
 from ..interface import Array
 from .compiling import helper, kernel
+from .memory import flat
 
 M0, M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 STEP0, STEP1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -29,7 +30,7 @@ def _block(c0, c1, c2, c3, k0, k1):
 @kernel
 def philox(counters: Array, key: Array, out: Array) -> None:
     # Flat, for the reason that `random_lanes` gives.
-    given, words, key0, key1 = counters.reshape(-1), out.reshape(-1), key[0], key[1]
+    given, words, key0, key1 = flat(counters), flat(out), key[0], key[1]
     for i in range(counters.shape[0]):
         w0, w1, w2, w3 = _block(given[4 * i], given[4 * i + 1], given[4 * i + 2], given[4 * i + 3], key0, key1)
         words[4 * i] = w0

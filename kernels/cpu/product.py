@@ -18,7 +18,7 @@ from numba import types
 from ..interface import Array
 from .board import word_of
 from .compiling import helper, primitive
-from .memory import scratch
+from .memory import on_stack, scratch
 from .packing import pack, pack_transposed
 from .tile import TALL, TILES, VECTOR_BYTES, VECTORS, lanes_of
 
@@ -168,9 +168,9 @@ def times(
     # As many rows as there are in whole vectors: `pack_transposed` fills squares.
     deep = (min(end - begin, DEPTH) + lanes - 1) // lanes * lanes
     room, block_room = deep * pitch, deep * LEFT_BLOCK
-    panels = c.reshape(-1)[:0] if direct else scratch(room * ((width + pitch - 1) // pitch), c)
+    panels = scratch(0 if direct else room * ((width + pitch - 1) // pitch), on_stack(c))
     left_packed = NARROW and not direct and width > pitch and a.size > ELEMENTS_IN_CACHE
-    blocks = scratch((rows + LEFT_BLOCK - 1) // LEFT_BLOCK * block_room, c) if left_packed else panels
+    blocks = scratch((rows + LEFT_BLOCK - 1) // LEFT_BLOCK * block_room if left_packed else 0, on_stack(c))
     a_row, c_row = a.shape[1], c.shape[1]
     if begin == end:
         c[first : first + rows, left : left + width] = 0

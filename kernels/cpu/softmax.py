@@ -10,6 +10,7 @@ from numba.extending import overload
 
 from ..interface import Array
 from .compiling import kernel
+from .memory import flat
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693145751953125), np.float32(1.42860682030941723e-6)
@@ -74,7 +75,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, weights: Array | None, l
         weight = 1.0 if weights is None else weights[i]
         cost -= weight / total_weight * of_label
     # All rows at once: one of ten classes would not fill a vector.
-    exponentials(dlogits.reshape(-1))
+    exponentials(flat(dlogits))
     product = 1.0
     for i in range(n):
         label = labels[i]
