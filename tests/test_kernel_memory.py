@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from tinygrad_cr.kernels.cpu.memory import LINE_BYTES, STACK_BYTES, flat, on_stack, scratch, shaped
+
+PRODUCTS = """
+import numpy as np
+from tinygrad_cr.kernels import backend
+
+# Long sums in two halves; those, with a left factor that is packed; all factors packed.
+for rows, inner, columns in ((100, 3072, 50), (130, 1100, 300), (261, 523, 521)):
+    rng = np.random.default_rng(0)
+    x, w, dy = (rng.standard_normal(shape).astype("f") for shape in ((rows, inner), (inner, columns), (rows, columns)))
+    found, wanted = ([np.zeros_like(a) for a in (dy, x, w, w[0])] for _ in range(2))
+    for kernels, (y, *gradients) in ((backend("cpu"), found), (backend("reference"), wanted)):
+        kernels.affine(x, w, w[0].copy(), y)
+        kernels.affine_backward(dy, x, w, *gradients)
+    for a, b in zip(found, wanted):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * inner**0.5)
+"""
 
 
 @numba.njit
@@ -42,6 +63,22 @@ def test_a_view_keeps_what_it_shows() -> None:
     view = shape_of_what_goes_out_of_scope(100_000)
     assert view.base is not None
     np.testing.assert_array_equal(view, np.arange(100_000).reshape(2, -1))
+
+
+@pytest.mark.slow
+def test_memory_of_jobs_is_there_until_they_are_done(tmp_path: Path) -> None:
+    """Where numba does not prune reference counts, and memory that is given back is overwritten."""
+    environment = os.environ | {"NUMBA_LLVM_REFPRUNE_PASS": "0", "MALLOC_PERTURB_": "165"}
+    environment |= {"TINYGRAD_CR_CACHE": str(tmp_path)}
+    command = [sys.executable, "-c", PRODUCTS]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((3, 4)).T, np.zeros((3, 4))[:, ::2]])
+def test_a_view_of_what_is_not_contiguous_is_refused(matrix: Any) -> None:
+    with pytest.raises(TypingError, match="contiguous in C's order"):
+        numba.njit(lambda a: shaped(a, (2, 2)))(matrix)
 
 
 def test_a_view_shows_the_same_memory() -> None:

@@ -20,7 +20,14 @@ from tinygrad_cr.kernels import backend
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 several_cores = pytest.mark.skipif(CORES < 2, reason="one core")
 # Long sums cut in halves, several panels, one panel, more rows than columns, columns that fill no vector.
-SHARED = [Size(128, 784, 256), Size(100, 3072, 50), Size(700, 130, 650), Size(2000, 65, 33), Size(257, 1024, 129)]
+SHARED = [
+    Size(128, 784, 256),
+    Size(130, 1100, 300),
+    Size(100, 3072, 50),
+    Size(700, 130, 650),
+    Size(2000, 65, 33),
+    Size(257, 1024, 129),
+]
 
 
 @pytest.fixture(autouse=True)

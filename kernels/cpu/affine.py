@@ -9,7 +9,7 @@ import numpy as np
 from ..interface import Array
 from .board import THREADS, bind, load
 from .compiling import helper, kernel
-from .memory import flat, on_stack, scratch, shaped
+from .memory import flat, keep, on_stack, scratch, shaped
 from .packing import pack
 from .philox import random_lanes
 from .product import (
@@ -18,9 +18,12 @@ from .product import (
     LEFT_BLOCK,
     NARROW,
     WORTH_SHARING,
+    blocks_of,
     cut,
     group_width,
+    lies_well,
     middle,
+    pack_left_chunk,
     panel_width,
     part_of,
     strip,
@@ -112,20 +115,39 @@ def _finish_block(out: Array, first: int, rows: int, left: int, width: int, b: A
 
 
 @helper
+def _packed_left(a: Array, half: int, wanted: bool) -> Array:
+    """A left factor in blocks, see `pack_left_chunk`; empty if that is not wanted. The caller has to `keep` it."""
+    if not wanted:
+        return flat(a)[:0]
+    deep, across, room = blocks_of(a, half)
+    blocks = scratch(deep * across * room, flat(a)[:0])
+    launch(bind(pack_left_chunk, (a, half, blocks)), across, True)
+    return blocks
+
+
+@helper
 def _forward_chunk(
-    x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, halved: bool, cuts: Any, chunk: int
+    x: Array,
+    blocks: Array,
+    w: Array,
+    b: Array,
+    epilogue: Any,
+    out: Array,
+    other: Array,
+    half: int,
+    cuts: Any,
+    chunk: int,
 ) -> None:
     """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
-    group, groups, parts = cuts
+    group, groups, parts, tile = cuts
     second = chunk >= groups * parts
     # All groups of some rows, then other rows: a thread finds x in its second-level cache.
     left = chunk % groups * group
     width = min(group, out.shape[1] - left)
-    first, rows = part_of(out.shape[0], chunk // groups % parts, parts, TALL)
-    half = middle(w.shape[0]) if halved else w.shape[0]
+    first, rows = part_of(out.shape[0], chunk // groups % parts, parts, tile)
     begin, end = (half, w.shape[0]) if second else (0, half)
-    times(x, first, rows, w, False, left, width, begin, end, other if second else out)
-    if not halved:
+    times(x, blocks, first, rows, w, False, left, width, begin, end, other if second else out)
+    if half == w.shape[0]:
         _finish_block(out, first, rows, left, width, b, epilogue)
 
 
@@ -151,25 +173,31 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
         return
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
     halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
+    half = middle(w.shape[0]) if halved else w.shape[0]
     sharing = (threads + 1) // 2 if halved else threads
     # Alone, whole rows: they are finished faster than parts of rows.
     group = group_width(out, columns, x.size, sharing) if shared else columns
-    groups, parts = cut(rows, columns, group, TALL, sharing, shared)
-    cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART)
+    left_packed = shared and group > panel_width(out) and not lies_well(w, False, rows)
+    blocks = _packed_left(x, half, left_packed)
+    tile = LEFT_BLOCK if left_packed else TALL
+    groups, parts = cut(rows, columns, group, tile, sharing, shared)
+    cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), tile
     space = scratch(out.size if halved else 0, on_stack(out))
     other = shaped(space, out.shape) if halved else out
     chunks = groups * cuts[2] * (2 if halved else 1)
-    launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, halved, cuts)), chunks, shared)
+    launch(bind(_forward_chunk, (x, blocks, w, b, epilogue, out, other, half, cuts)), chunks, shared)
+    keep(blocks)
     if halved:
         parts = min(rows, CHUNKS_A_THREAD * threads)
         launch(bind(_joining_chunk, (out, other, b, epilogue, parts)), parts, True)
+    keep(other)
 
 
 @helper
-def _dx_chunk(dy: Array, w: Array, dx: Array, group: int, parts: int, chunk: int) -> None:
+def _dx_chunk(dy: Array, blocks: Array, w: Array, dx: Array, group: int, parts: int, tile: int, chunk: int) -> None:
     left = chunk // parts * group
-    first, rows = part_of(dx.shape[0], chunk % parts, parts, TALL)
-    times(dy, first, rows, w, True, left, min(group, dx.shape[1] - left), 0, w.shape[1], dx)
+    first, rows = part_of(dx.shape[0], chunk % parts, parts, tile)
+    times(dy, blocks, first, rows, w, True, left, min(group, dx.shape[1] - left), 0, w.shape[1], dx)
 
 
 @helper
@@ -178,12 +206,37 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
     if rows and columns:
         shared = rows * w.size >= WORTH_SHARING
         group = group_width(dx, columns, dy.size, load(THREADS))
-        groups, parts = cut(rows, columns, group, TALL, load(THREADS), shared)
-        launch(bind(_dx_chunk, (dy, w, dx, group, parts)), groups * parts, shared)
+        left_packed = shared and group > panel_width(dx)
+        blocks = _packed_left(dy, w.shape[1], left_packed)
+        tile = LEFT_BLOCK if left_packed else TALL
+        groups, parts = cut(rows, columns, group, tile, load(THREADS), shared)
+        launch(bind(_dx_chunk, (dy, blocks, w, dx, group, parts, tile)), groups * parts, shared)
+        keep(blocks)
 
 
 @helper
-def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
+def _panels_chunk(a: Array, pitch: int, group: int, panels: Array, chunk: int) -> None:
+    left, batch = chunk * group, a.shape[0]
+    pack(a, 0, batch, left, min(group, a.shape[1] - left), panels[left * batch :], batch * pitch, pitch)
+
+
+@helper
+def _in_panels(a: Array, pitch: int, wanted: bool) -> Array:
+    """A factor in panels of `pitch` columns, see `pack`; empty if that is not wanted. The caller has to `keep` it."""
+    if not wanted:
+        return flat(a)[:0]
+    batch, columns = a.shape
+    across = (columns + pitch - 1) // pitch
+    panels = scratch(across * pitch * batch, flat(a)[:0])
+    group = pitch * max(1, across // (CHUNKS_A_THREAD * load(THREADS)))
+    launch(bind(_panels_chunk, (a, pitch, group, panels)), (columns + group - 1) // group, True)
+    return panels
+
+
+@helper
+def _dw_chunk(
+    x: Array, blocks: Array, dy: Array, packed: Array, dw: Array, w: Array, update: Any, cuts: Any, chunk: int
+) -> None:
     """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache.
 
     A gradient that nobody looks at after the update stays in the first-level cache, and no memory is written for it.
@@ -191,34 +244,30 @@ def _dw_chunk(x: Array, dy: Array, dw: Array, w: Array, update: Any, parts: int,
     velocity, wanted, kept, (penalty, rate, momentum, nesterov) = update
     panel = panel_width(dw)
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
-    top, rows = part_of(inputs, chunk, parts, TALL)
-    direct = columns <= panel
+    top, rows = part_of(inputs, chunk, *cuts)
+    direct, both_packed = columns <= panel, blocks.size > 0
     group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
-    packed = scratch(0 if direct else batch * min(group, columns + panel), on_stack(dw))
+    own = scratch(0 if direct or both_packed else batch * min(group, columns + panel), on_stack(dw))
     gradient, weights, speed = flat(dw), flat(w), flat(velocity)
     space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, on_stack(dw))
-    # Narrow results read x too seldom to be worth the copy.
-    left_packed = NARROW and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
-    blocks, room = scratch(batch * ROWS_A_GRADIENT if left_packed else 0, on_stack(dw)), batch * LEFT_BLOCK
     for left in range(0, columns, group):
         right = min(left + group, columns)
         local = shaped(space, (ROWS_A_GRADIENT, right - left)) if wanted and not kept else dw
-        if not direct:
-            pack(dy, 0, batch, left, right - left, packed, batch * panel, panel)
+        if not direct and not both_packed:
+            pack(dy, 0, batch, left, right - left, own, batch * panel, panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
-            if left_packed:
-                pack(x, 0, batch, first, some, blocks, room, LEFT_BLOCK)
             for j in range(left, right, panel):
                 width = min(panel, right - j)
                 place = first * columns + j if kept else j - left
-                start = batch * (j - left)
                 if direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
-                elif left_packed:
-                    strips(blocks, batch, room, packed, start, panel, local, place, some, width, False)
+                elif both_packed:
+                    rows_of_x, room = blocks[first * batch :], batch * LEFT_BLOCK
+                    strips(rows_of_x, batch, room, packed, j * batch, panel, local, place, some, width, False)
                 else:
-                    strip(x, first, inputs, False, packed, start, panel, batch, local, place, some, width, False)
+                    start = (j - left) * batch
+                    strip(x, first, inputs, False, own, start, panel, batch, local, place, some, width, False)
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
                 found = gradient[begin:end] if kept else space[: some * columns]
@@ -237,9 +286,15 @@ def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
     if x.shape[0] == 0:
         dw[:] = 0
     if rows and columns:
-        shared = x.size * columns >= WORTH_SHARING
-        parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * TALL))) if shared else 1
-        launch(bind(_dw_chunk, (x, dy, dw, w, update, parts)), parts, shared)
+        shared, panel = x.size * columns >= WORTH_SHARING, panel_width(dw)
+        # Narrow results read x too seldom to be worth the copy. Each chunk packs a small dy again: it waits for nobody.
+        both_packed = NARROW and shared and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
+        blocks, packed = _in_panels(x, LEFT_BLOCK, both_packed), _in_panels(dy, panel, both_packed)
+        tile = LEFT_BLOCK if both_packed else TALL
+        parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * tile))) if shared else 1
+        launch(bind(_dw_chunk, (x, blocks, dy, packed, dw, w, update, (parts, tile))), parts, shared)
+        keep(packed)
+        keep(blocks)
 
 
 @helper

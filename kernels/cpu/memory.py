@@ -1,7 +1,7 @@
 """Memory of kernels: views, room on the stack, and cache lines that are asked for before they are needed.
 
 In a step of a small network a tenth of the time went into calls of the allocator and of numba's own library for
-arrays of a few kilobytes. These take neither.
+arrays of a few kilobytes. Up to `STACK_BYTES` these take neither.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
@@ -20,7 +21,7 @@ from .compiling import helper, primitive
 
 LINE_BYTES = 64
 STACK_BYTES = 1 << 13
-"""How large an array is that `on_stack` makes: enough for the panels of a small layer, and for the masks of any."""
+"""How large an array is that `on_stack` makes: enough for panels of ten columns, and for masks of up to 4,088."""
 
 
 def _contiguous(context: Any, builder: Any, kind: Any, data: Any, shape: list[Any], owner: Any = None) -> Any:
@@ -36,6 +37,8 @@ def _contiguous(context: Any, builder: Any, kind: Any, data: Any, shape: list[An
 @primitive
 def shaped(typing_context: Any, a: Any, shape: Any) -> Any:
     """A contiguous array in another shape, of as many elements or fewer; `reshape` calls a library to do it."""
+    if a.layout != "C":
+        raise TypingError(f"a view of another shape wants an array that is contiguous in C's order, got {a}")
     kind = types.Array(a.dtype, len(shape), "C")
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -79,6 +82,12 @@ def scratch(size: int, room: Array) -> Array:
     space = np.empty(size + per_line, room.dtype)
     skipped = -(space.ctypes.data // room.itemsize) % per_line
     return space[skipped : skipped + size]
+
+
+@primitive
+def keep(typing_context: Any, a: Any) -> Any:
+    """Do nothing. An array lives until its last use; a job that `bind` made knows it by address, and is no use."""
+    return types.void(a), lambda context, builder, signature, args: context.get_dummy_value()
 
 
 @primitive

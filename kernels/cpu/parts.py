@@ -3,7 +3,7 @@
 numba makes machine code of every function that it compiles, with all that the function calls in it, optimised as for a
 call from Python. Nobody calls a helper from Python, and the kernel that it ends up in is optimised as a whole: of a
 helper that stands three calls deep, three of four optimisations and all machine code but the kernel's go to waste. That
-was nearly half of the time to compile this folder.
+was a third of the time to compile this folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ else:
         """The instructions of a helper and of what it calls, as they were written, for a kernel to take in."""
 
         # numba enters the address of a function's environment, which boxing and printing take Python objects from,
-        # into its machine code. There is none, and kernels from the cache do without as well.
+        # into its machine code. There is none here, and helpers neither box nor print.
         codegen = SimpleNamespace(set_env=lambda name, environment: None)
 
         def _optimize_final_module(self) -> None:

@@ -148,8 +148,46 @@ def group_width(like: Array, columns: int, left_elements: int, threads: int) -> 
 
 
 @helper
+def lies_well(b: Array, transposed: bool, rows: int) -> bool:
+    """Whether a right factor is read where it lies, for so many rows of the left one."""
+    small = b.shape[1] <= panel_width(b) or b.size * b.itemsize <= BYTES_AS_THEY_LIE
+    return not transposed and (small or rows < ROWS_WORTH_PACKING)
+
+
+@helper
+def depth_of(length: int, like: Array) -> int:
+    """Rows of a panel of a sum so long: in whole vectors, because `pack_transposed` fills squares."""
+    lanes = lanes_of(like)
+    return int((min(length, DEPTH) + lanes - 1) // lanes * lanes)
+
+
+@helper
+def blocks_of(a: Array, half: int) -> Any:
+    """A left factor in blocks: how many rows of blocks there are, how many of those, elements of a block.
+
+    half: where the second part of the sums begins, with a row of blocks of its own; their length if there is none.
+    """
+    length = a.shape[1]
+    deep = (half + DEPTH - 1) // DEPTH + (length - half + DEPTH - 1) // DEPTH
+    return deep, (a.shape[0] + LEFT_BLOCK - 1) // LEFT_BLOCK, depth_of(length, a) * LEFT_BLOCK
+
+
+@helper
+def pack_left_chunk(a: Array, half: int, blocks: Array, chunk: int) -> None:
+    """Copy `LEFT_BLOCK` rows of a left factor into their blocks, which all threads read afterwards."""
+    _, across, room = blocks_of(a, half)
+    first, place = chunk * LEFT_BLOCK, chunk * room
+    rows = min(LEFT_BLOCK, a.shape[0] - first)
+    for begin, end in ((0, half), (half, a.shape[1])):
+        for top in range(begin, end, DEPTH):
+            pack_transposed(a, top, min(DEPTH, end - top), first, rows, blocks[place:], LEFT_BLOCK)
+            place += across * room
+
+
+@helper
 def times(
     a: Array,
+    blocks: Array,
     first: int,
     rows: int,
     b: Array,
@@ -160,27 +198,24 @@ def times(
     end: int,
     c: Array,
 ) -> None:
-    """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a group."""
+    """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a group.
+
+    blocks: a as `pack_left_chunk` packed it, if it did; then `first` is a multiple of `LEFT_BLOCK`.
+    """
     pitch = panel_width(c)
-    small = b.shape[1] <= pitch or b.size * b.itemsize <= BYTES_AS_THEY_LIE
-    direct = not transposed and (small or rows < ROWS_WORTH_PACKING)
-    lanes = lanes_of(c)
-    # As many rows as there are in whole vectors: `pack_transposed` fills squares.
-    deep = (min(end - begin, DEPTH) + lanes - 1) // lanes * lanes
-    room, block_room = deep * pitch, deep * LEFT_BLOCK
+    left_packed = blocks.size > 0
+    direct = not left_packed and lies_well(b, transposed, rows)
+    room = depth_of(end - begin, c) * pitch
     panels = scratch(0 if direct else room * ((width + pitch - 1) // pitch), on_stack(c))
-    left_packed = NARROW and not direct and width > pitch and a.size > ELEMENTS_IN_CACHE
-    blocks = scratch((rows + LEFT_BLOCK - 1) // LEFT_BLOCK * block_room if left_packed else 0, on_stack(c))
+    _, across, block_room = blocks_of(a, begin)
+    # Rows of blocks before `begin`: none, or those of the first half.
+    place_a = ((begin + DEPTH - 1) // DEPTH * across + first // LEFT_BLOCK) * block_room
     a_row, c_row = a.shape[1], c.shape[1]
     if begin == end:
         c[first : first + rows, left : left + width] = 0
     for top in range(begin, end, DEPTH):
         some = min(DEPTH, end - top)
         start, more = first * a_row + top, top > begin
-        if left_packed:
-            for i in range(0, rows, LEFT_BLOCK):
-                block = blocks[i // LEFT_BLOCK * block_room :]
-                pack_transposed(a, top, some, first + i, min(LEFT_BLOCK, rows - i), block, LEFT_BLOCK)
         if not direct and not transposed:
             pack(b, top, some, left, width, panels, room, pitch)
         for j in range(0, width, pitch):
@@ -193,9 +228,10 @@ def times(
                 place_b = top * b.shape[1] + left + j
                 strip(a, start, a_row, True, b, place_b, b.shape[1], some, c, place, rows, columns, more)
             elif left_packed:
-                strips(blocks, some, block_room, panels, panel, pitch, c, place, rows, columns, more)
+                strips(blocks[place_a:], some, block_room, panels, panel, pitch, c, place, rows, columns, more)
             else:
                 strip(a, start, a_row, True, panels, panel, pitch, some, c, place, rows, columns, more)
+        place_a += across * block_room
 
 
 @helper
