@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
+from tinygrad_cr.kernels.cpu.board import portable
 from tinygrad_cr.kernels.cpu.memory import LINE_BYTES, STACK_BYTES, flat, on_stack, scratch, shaped
 
 PRODUCTS = """
@@ -29,6 +30,39 @@ for rows, inner, columns in ((100, 3072, 50), (130, 1100, 300), (261, 523, 521))
         kernels.affine_backward(dy, x, w, *gradients)
     for a, b in zip(found, wanted):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * inner**0.5)
+"""
+
+EDGES = """
+import ctypes
+import itertools
+import math
+import mmap
+
+import numpy as np
+from tinygrad_cr.kernels import backend
+
+
+def at_the_edge(dtype, *shape):
+    # Behind the last element nothing may be read.
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = np.frombuffer(mmap.mmap(-1, room + mmap.PAGESIZE), np.uint8)
+    forbidden = ctypes.c_void_p(memory.ctypes.data + room)
+    assert ctypes.CDLL(None).mprotect(forbidden, mmap.PAGESIZE, 0) == 0
+    return memory[room - size : room].view(dtype).reshape(shape)
+
+
+kernels = backend("cpu")
+for dtype in ("float32", "float64"):
+    for n, i, o in itertools.product((1, 5, 33, 100), (3, 17, 40, 130), (1, 3, 9, 10, 18, 24, 25, 50)):
+        x, dx = (at_the_edge(dtype, n, i) for _ in range(2))
+        w, dw = (at_the_edge(dtype, i, o) for _ in range(2))
+        b, db = (at_the_edge(dtype, o) for _ in range(2))
+        y, dy, dz = (at_the_edge(dtype, n, o) for _ in range(3))
+        kernels.affine(x, w, b, y)
+        kernels.affine_backward(dy, x, w, dx, dw, db)
+        kernels.affine_relu_dropout(x, w, b, 32768, 2.0, 0, 0, 0, y)
+        kernels.affine_relu_dropout_backward(dy, x, w, y, 2.0, dz, dx, dw, db)
 """
 
 
@@ -72,6 +106,12 @@ def test_memory_of_jobs_is_there_until_they_are_done(tmp_path: Path) -> None:
     environment |= {"TINYGRAD_CR_CACHE": str(tmp_path)}
     command = [sys.executable, "-c", PRODUCTS]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not portable(), reason="pages are protected by a function of POSIX")
+def test_products_read_nothing_behind_their_arrays(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", EDGES], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -19,13 +19,18 @@ from .product import (
     NARROW,
     WORTH_SHARING,
     blocks_of,
-    cut,
-    group_width,
+    group_of,
+    groups_of,
     lies_well,
     middle,
+    pack_group,
     pack_left_chunk,
+    packs_left,
+    panel_of,
     panel_width,
+    panels_of,
     part_of,
+    parts_of,
     strip,
     strips,
     times,
@@ -139,11 +144,10 @@ def _forward_chunk(
     chunk: int,
 ) -> None:
     """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
-    group, groups, parts, tile = cuts
+    groups, parts, tile = cuts
     second = chunk >= groups * parts
     # All groups of some rows, then other rows: a thread finds x in its second-level cache.
-    left = chunk % groups * group
-    width = min(group, out.shape[1] - left)
+    left, width = group_of(chunk % groups, groups, out.shape[1], out)
     first, rows = part_of(out.shape[0], chunk // groups % parts, parts, tile)
     begin, end = (half, w.shape[0]) if second else (0, half)
     times(x, blocks, first, rows, w, False, left, width, begin, end, other if second else out)
@@ -176,15 +180,15 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     half = middle(w.shape[0]) if halved else w.shape[0]
     sharing = (threads + 1) // 2 if halved else threads
     # Alone, whole rows: they are finished faster than parts of rows.
-    group = group_width(out, columns, x.size, sharing) if shared else columns
-    left_packed = shared and group > panel_width(out) and not lies_well(w, False, rows)
+    groups = groups_of(columns, out, sharing) if shared else 1
+    left_packed = shared and packs_left(x, columns, groups) and not lies_well(w, False, rows)
     blocks = _packed_left(x, half, left_packed)
     tile = LEFT_BLOCK if left_packed else TALL
-    groups, parts = cut(rows, columns, group, tile, sharing, shared)
-    cuts = group, groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), tile
+    parts = parts_of(rows, groups, tile, sharing, shared)
+    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), tile
     space = scratch(out.size if halved else 0, on_stack(out))
     other = shaped(space, out.shape) if halved else out
-    chunks = groups * cuts[2] * (2 if halved else 1)
+    chunks = groups * cuts[1] * (2 if halved else 1)
     launch(bind(_forward_chunk, (x, blocks, w, b, epilogue, out, other, half, cuts)), chunks, shared)
     keep(blocks)
     if halved:
@@ -194,30 +198,35 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
 
 
 @helper
-def _dx_chunk(dy: Array, blocks: Array, w: Array, dx: Array, group: int, parts: int, tile: int, chunk: int) -> None:
-    left = chunk // parts * group
+def _dx_chunk(dy: Array, blocks: Array, w: Array, dx: Array, groups: int, parts: int, tile: int, chunk: int) -> None:
+    left, width = group_of(chunk // parts, groups, dx.shape[1], dx)
     first, rows = part_of(dx.shape[0], chunk % parts, parts, tile)
-    times(dy, blocks, first, rows, w, True, left, min(group, dx.shape[1] - left), 0, w.shape[1], dx)
+    times(dy, blocks, first, rows, w, True, left, width, 0, w.shape[1], dx)
 
 
 @helper
 def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
-        shared = rows * w.size >= WORTH_SHARING
-        group = group_width(dx, columns, dy.size, load(THREADS))
-        left_packed = shared and group > panel_width(dx)
+        shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
+        groups = groups_of(columns, dx, threads)
+        left_packed = shared and packs_left(dy, columns, groups)
+        if not left_packed:
+            # Panels are transposed one by one: nothing is gained by more.
+            groups = panels_of(columns, dx, True)
         blocks = _packed_left(dy, w.shape[1], left_packed)
         tile = LEFT_BLOCK if left_packed else TALL
-        groups, parts = cut(rows, columns, group, tile, load(THREADS), shared)
-        launch(bind(_dx_chunk, (dy, blocks, w, dx, group, parts, tile)), groups * parts, shared)
+        parts = parts_of(rows, groups, tile, threads, shared)
+        launch(bind(_dx_chunk, (dy, blocks, w, dx, groups, parts, tile)), groups * parts, shared)
         keep(blocks)
 
 
 @helper
 def _panels_chunk(a: Array, pitch: int, group: int, panels: Array, chunk: int) -> None:
     left, batch = chunk * group, a.shape[0]
-    pack(a, 0, batch, left, min(group, a.shape[1] - left), panels[left * batch :], batch * pitch, pitch)
+    width = min(group, a.shape[1] - left)
+    last = (width - 1) // pitch * pitch
+    pack(a, 0, batch, left, width, panels[left * batch :], batch * pitch, pitch, last, pitch)
 
 
 @helper
@@ -253,21 +262,22 @@ def _dw_chunk(
     for left in range(0, columns, group):
         right = min(left + group, columns)
         local = shaped(space, (ROWS_A_GRADIENT, right - left)) if wanted and not kept else dw
+        count = panels_of(right - left, dw, not both_packed)
         if not direct and not both_packed:
-            pack(dy, 0, batch, left, right - left, own, batch * panel, panel)
+            pack_group(dy, 0, batch, left, right - left, own, batch * panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
-            for j in range(left, right, panel):
-                width = min(panel, right - j)
-                place = first * columns + j if kept else j - left
+            for p in range(count):
+                j, width, pitch = panel_of(p, count, right - left, dw)
+                place = first * columns + left + j if kept else j
                 if direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
                 elif both_packed:
                     rows_of_x, room = blocks[first * batch :], batch * LEFT_BLOCK
-                    strips(rows_of_x, batch, room, packed, j * batch, panel, local, place, some, width, False)
+                    start = (left + j) * batch
+                    strips(rows_of_x, batch, room, packed, start, panel, local, place, some, width, False)
                 else:
-                    start = (j - left) * batch
-                    strip(x, first, inputs, False, own, start, panel, batch, local, place, some, width, False)
+                    strip(x, first, inputs, False, own, j * batch, pitch, batch, local, place, some, width, False)
             if wanted and right - left == columns:
                 begin, end = first * columns, (first + some) * columns
                 found = gradient[begin:end] if kept else space[: some * columns]

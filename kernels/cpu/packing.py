@@ -70,13 +70,19 @@ _copy_vector, _copy_some = _make_copy(masked=False), _make_copy(masked=True)
 
 
 @helper
-def pack(b: Array, top: int, depth: int, left: int, width: int, panels: Array, room: int, pitch: int) -> None:
+def pack(
+    b: Array, top: int, depth: int, left: int, width: int, panels: Array, room: int, pitch: int, last: int, wide: int
+) -> None:
     """Copy ``b[top : top + depth, left : left + width]`` into panels of `pitch` columns, one each `room` elements.
 
-    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row. `pitch` is a multiple
-    of what a vector holds, and the last vector of a row is filled with 0.
+    The last panel begins in column `last`, and its rows are `wide` elements from each other: it may be wider. Of the
+    others the compiler sees that their pitch is a constant.
+
+    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row. `pitch` and `wide`
+    are multiples of what a vector holds, and the last vector of a row is filled with 0.
     """
     lanes = lanes_of(b)
+    place_of_last = last // pitch * room
     for k in range(depth):
         if width > pitch:
             # A row is a page of its own where the factor is wide: nobody else guesses which one comes next.
@@ -85,16 +91,18 @@ def pack(b: Array, top: int, depth: int, left: int, width: int, panels: Array, r
                 prefetch(b, ahead, offset)
         start, place, j = (top + k) * b.shape[1] + left, k * pitch, 0
         # A range with a step begins with a division.
-        while j < width:
-            end = min(j + pitch, width)
-            i = j
-            while i + lanes <= end:
-                _copy_vector(b, start + i, lanes, panels, place + i - j)
-                i += lanes
-            if i < end:
-                _copy_some(b, start + i, end - i, panels, place + i - j)
+        while j < last:
+            for i in range(0, pitch, lanes):
+                _copy_vector(b, start + j + i, lanes, panels, place + i)
             j += pitch
             place += room
+        place = place_of_last + k * wide
+        while j + lanes <= width:
+            _copy_vector(b, start + j, lanes, panels, place)
+            j += lanes
+            place += lanes
+        if j < width:
+            _copy_some(b, start + j, width - j, panels, place)
 
 
 @primitive

@@ -37,7 +37,9 @@ places in the caches: products of D took a third longer.
 LEFT_BLOCK = 4 * TALL
 """Rows of a left factor that are packed together: whole vectors, where it is packed at all."""
 MOST_PANELS = 8
-"""Panels for which a packed block of the left factor is read from the second-level cache."""
+"""Panels of a group, 256 KiB: they are multiplied by one piece of the left factor after the other."""
+LEFT_PANELS = 4
+"""Panels of a group from which a packed left factor is worth its copy."""
 ELEMENTS_IN_CACHE = 1 << 17
 """Of a left factor that stays in the second-level cache, and is read where it lies for one panel after the other."""
 CHUNKS_A_THREAD = 2
@@ -100,6 +102,8 @@ def strip(
 ) -> None:
     """``c[i, j] (+)= sum_k a[i, k] b[k, j]`` for `rows` rows and `width` columns, at most those of a panel.
 
+    A packed panel, whose rows end with whole vectors, may be a vector wider where `NARROW`.
+
     Each array is given with the position of its first element. by_rows: a is contiguous in k, and `pitch` elements lead
     from i to i + 1; else it is contiguous in i, and `pitch` leads from k to k + 1. `b_step` leads from k to k + 1; b
     and c are contiguous in j. depth >= 1. add: go on from what c holds.
@@ -139,12 +143,59 @@ def panel_width(like: Array) -> int:
 
 
 @helper
-def group_width(like: Array, columns: int, left_elements: int, threads: int) -> int:
-    """Columns that are computed together, whole panels: more than one where the left factor is packed."""
+def panels_of(width: int, like: Array, widened: bool) -> int:
+    """How many panels so many columns make; widened: a vector or less that is left makes the last one wider.
+
+    A tile of a vector alone, as would be left, takes more than half the time of one as wide as a panel.
+    """
     panel = panel_width(like)
-    if not NARROW or left_elements <= ELEMENTS_IN_CACHE:
-        return int(panel)
-    return int(panel * max(1, min(MOST_PANELS, columns // (panel * CHUNKS_A_THREAD * threads))))
+    rest = width % panel
+    joined = NARROW and widened and width > panel and 0 < rest <= lanes_of(like)
+    return int((width + panel - 1) // panel - (1 if joined else 0))
+
+
+@helper
+def panel_of(p: int, panels: int, width: int, like: Array) -> Any:
+    """Panel p: its first column, its columns, and how many elements lead from row to row of its copy."""
+    panel, lanes = panel_width(like), lanes_of(like)
+    left = p * panel
+    if p < panels - 1:
+        return left, panel, panel
+    return left, width - left, max(panel, (width - left + lanes - 1) // lanes * lanes)
+
+
+@helper
+def groups_of(columns: int, like: Array, threads: int) -> int:
+    """How many groups of panels there are: as many for each thread, and none too large for the second-level cache.
+
+    The right factor is packed by groups, each of its rows in a piece as long as the group is wide: panel by panel took
+    a tenth of C's forward product, most of it waiting for memory.
+    """
+    panels, shares = panels_of(columns, like, True), CHUNKS_A_THREAD * threads
+    least = (panels + MOST_PANELS - 1) // MOST_PANELS
+    return int(min(panels, (least + shares - 1) // shares * shares) if NARROW else panels)
+
+
+@helper
+def group_of(g: int, groups: int, columns: int, like: Array) -> Any:
+    """First column of a group, and how many it has; the last takes what is left."""
+    panels, panel = panels_of(columns, like, True), panel_width(like)
+    left = g * panels // groups * panel
+    return left, (columns if g == groups - 1 else (g + 1) * panels // groups * panel) - left
+
+
+@helper
+def packs_left(a: Array, columns: int, groups: int) -> bool:
+    """Whether a left factor is packed, by all threads together, before the product."""
+    return NARROW and a.size > ELEMENTS_IN_CACHE and columns >= LEFT_PANELS * groups * panel_width(a)
+
+
+@helper
+def pack_group(b: Array, top: int, depth: int, left: int, width: int, target: Array, room: int) -> None:
+    """`pack` for a group whose last panel may be wider than the others."""
+    panels = panels_of(width, b, True)
+    last, _, pitch = panel_of(panels - 1, panels, width, b)
+    pack(b, top, depth, left, width, target, room, panel_width(b), last, pitch)
 
 
 @helper
@@ -202,11 +253,13 @@ def times(
 
     blocks: a as `pack_left_chunk` packed it, if it did; then `first` is a multiple of `LEFT_BLOCK`.
     """
-    pitch = panel_width(c)
     left_packed = blocks.size > 0
     direct = not left_packed and lies_well(b, transposed, rows)
-    room = depth_of(end - begin, c) * pitch
-    panels = scratch(0 if direct else room * ((width + pitch - 1) // pitch), on_stack(c))
+    # Where it lies, a row does not end with a whole vector, as a wider panel does.
+    count, panel = panels_of(width, c, not direct and not transposed), panel_width(c)
+    room = depth_of(end - begin, c) * panel
+    # A wider last panel takes no more room than the two that it is made of.
+    panels = scratch(0 if direct else room * ((width + panel - 1) // panel), on_stack(c))
     _, across, block_room = blocks_of(a, begin)
     # Rows of blocks before `begin`: none, or those of the first half.
     place_a = ((begin + DEPTH - 1) // DEPTH * across + first // LEFT_BLOCK) * block_room
@@ -217,20 +270,21 @@ def times(
         some = min(DEPTH, end - top)
         start, more = first * a_row + top, top > begin
         if not direct and not transposed:
-            pack(b, top, some, left, width, panels, room, pitch)
-        for j in range(0, width, pitch):
-            columns, place = min(pitch, width - j), first * c_row + left + j
-            panel = j // pitch * room
+            pack_group(b, top, some, left, width, panels, room)
+        for p in range(count):
+            # Transposed with a pitch that the compiler does not know, they were slower: none of those is wider.
+            j, columns, pitch = panel_of(p, count, width, c)
+            place, place_b = first * c_row + left + j, p * room
             # Transposed panels packed 1,024 rows at a time were 5 % slower in D: they leave the first-level cache.
             if transposed:
-                pack_transposed(b, top, some, left + j, columns, panels[panel:], pitch)
+                pack_transposed(b, top, some, left + j, columns, panels[place_b:], pitch)
             if direct:
                 place_b = top * b.shape[1] + left + j
                 strip(a, start, a_row, True, b, place_b, b.shape[1], some, c, place, rows, columns, more)
             elif left_packed:
-                strips(blocks[place_a:], some, block_room, panels, panel, pitch, c, place, rows, columns, more)
+                strips(blocks[place_a:], some, block_room, panels, place_b, pitch, c, place, rows, columns, more)
             else:
-                strip(a, start, a_row, True, panels, panel, pitch, some, c, place, rows, columns, more)
+                strip(a, start, a_row, True, panels, place_b, pitch, some, c, place, rows, columns, more)
         place_a += across * block_room
 
 
@@ -241,11 +295,10 @@ def middle(length: int) -> int:
 
 
 @helper
-def cut(rows: int, columns: int, group: int, tile: int, threads: int, shared: bool) -> Any:
-    """How many groups of columns, and parts of the rows, so that every thread gets its share; both at least 1."""
-    groups = max(1, (columns + group - 1) // group)
+def parts_of(rows: int, groups: int, tile: int, threads: int, shared: bool) -> int:
+    """How many parts of the rows there are, so that every thread gets its share of groups; at least 1."""
     parts = max(1, (CHUNKS_A_THREAD * threads + groups - 1) // groups)
-    return groups, max(1, min(parts, rows // (2 * tile))) if shared else 1
+    return max(1, min(parts, rows // (2 * tile))) if shared else 1
 
 
 @helper

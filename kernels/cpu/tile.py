@@ -21,7 +21,7 @@ FUSED = bool(_FEATURES.get("fma")) or not _X86
 ACCUMULATORS = 24 if _FEATURES.get("avx512f") or not _X86 else 12
 """Vectors of a tile, so that it fits the 32 (or 16) registers beside its factors."""
 VECTORS = 4 if ACCUMULATORS == 24 else 2
-"""Vectors in a row of a tile, and in a row of a panel."""
+"""Vectors in a row of a tile, and in a row of a panel; three where the last panel is a vector wider than the others."""
 MASKS_COST = not _FEATURES.get("avx512f")
 """Whether a masked store takes longer than a plain one: about twelve cycles on AMD's processors without AVX-512."""
 TALL = ACCUMULATORS // VECTORS
@@ -32,10 +32,12 @@ TILES = {types.float32: FLOAT32, types.float64: FLOAT64}
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
-def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, unroll: int = 1) -> Any:
+def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: bool, unroll: int = 1) -> Any:
     """The function that computes one tile; all its sums are in registers.
 
     masked: of the last vector in a row only `last` elements are there; otherwise all, and `last` is not asked for.
+
+    padded: of b whole vectors are there all the same, and no mask takes the register that the last sum needs.
 
     by_rows: the left factor is contiguous in k, and `pitch` leads from row to row; otherwise it is contiguous from row
     to row, and `pitch` leads from k to k + 1. Only one stride is unknown to the compiler: with two, computing
@@ -79,8 +81,8 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, unroll: int
             def at(base: Any, j: int) -> Any:
                 return builder.bitcast(moved(base, _I64(lanes * j)), pointer)
 
-            def read(base: Any, j: int) -> Any:
-                if masked and j == vectors - 1:
+            def read(base: Any, j: int, whole: bool = False) -> Any:
+                if masked and j == vectors - 1 and not whole:
                     return builder.call(load, [at(base, j), align, mask, zero])
                 return builder.load(at(base, j), align=bits // 8)
 
@@ -94,7 +96,7 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, unroll: int
                 """The sums after step k + ahead."""
                 step = builder.add(k, _I64(ahead))
                 b_row = moved(b_data, builder.mul(step, b_step))
-                b_vectors = [read(b_row, j) for j in range(vectors)]
+                b_vectors = [read(b_row, j, padded) for j in range(vectors)]
                 after = {}
                 for i in range(rows):
                     if by_rows:
@@ -181,13 +183,15 @@ def lanes_of(typing_context: Any, like: Any) -> Any:
 
 def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:
     """The function that computes rows of a result, `vectors` wide: the tallest tiles that fit, then smaller ones."""
+    # A row wider than a panel is that of a packed right factor.
+    padded = vectors > VECTORS
     # More than 8 rows of one vector gain little, and lie in the same places of the first-level cache if 1,024 wide.
     tall = 8 if vectors == 1 else ACCUMULATORS // vectors
     # Some steps at a time share the computation of addresses, as far as there are registers for it.
-    unroll = {1: 4, 2: 1, 3: 2, 4: 4}[vectors] if by_rows else 1
-    whole = _make_tile(tall, vectors, by_rows, masked, unroll)
+    unroll = {1: 4, 2: 1, 3: 1 if padded else 2, 4: 4}[vectors] if by_rows else 1
+    whole = _make_tile(tall, vectors, by_rows, masked, padded, unroll)
     # Fewer than eight sums at a time wait for each other: of a rest of 4 or 5 rows, 4 together take half as long.
-    four, two, single = (_make_tile(rows, vectors, by_rows, masked) for rows in (4, 2, 1))
+    four, two, single = (_make_tile(rows, vectors, by_rows, masked, padded) for rows in (4, 2, 1))
 
     # As a part of `tiles`, products of two threads were a tenth slower, and those of one thread the same.
     @separate_helper
@@ -210,8 +214,8 @@ def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:
 
 def _make_choice(by_rows: bool) -> Any:
     """`compute` for the width at hand."""
-    one, two = _make_rows(1, by_rows), _make_rows(2, by_rows)
-    three, four = (_make_rows(3, by_rows), _make_rows(4, by_rows)) if VECTORS == 4 else (two, two)
+    one, two, three = (_make_rows(v, by_rows) for v in (1, 2, 3))
+    four = _make_rows(4, by_rows) if VECTORS == 4 else three
     # Where every column is there: a vector and a whole panel, the two widths that most rows are made of.
     plain, wide = (_make_rows(v, by_rows, masked=False) for v in (1, VECTORS)) if MASKS_COST else (one, two)
 
