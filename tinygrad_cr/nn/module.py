@@ -50,7 +50,9 @@ class Module:
     def children(self) -> Iterator[tuple[str, Module | Parameter]]:
         """What this module is made of, with the names of the attributes."""
         for name, value in vars(self).items():
-            yield from _members(name, value)
+            # Most attributes are numbers and names: no generator is made for them.
+            if isinstance(value, _PARTS + _CONTAINERS):
+                yield from _members(name, value)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters below this module, each once, with their dotted names."""
@@ -191,11 +193,11 @@ class Module:
 
 def _members(name: str, value: Any) -> Iterator[tuple[str, Module | Parameter]]:
     """The modules and parameters in an attribute, with their dotted names."""
-    if isinstance(value, Module | Parameter):
+    if isinstance(value, _PARTS):
         yield name, value
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _members(f"{name}.{i}", item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
+    elif isinstance(value, _CONTAINERS):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _members(f"{name}.{key}", item)
+
+
+_PARTS, _CONTAINERS = (Module, Parameter), (list, tuple, dict)
