@@ -10,6 +10,7 @@ from numba.core import cgutils
 
 from .board import FLOAT32, FLOAT64
 from .compiling import kernel, primitive, separate_helper
+from .memory import LINE_BYTES
 from .threads import pool
 
 _FEATURES = binding.get_host_cpu_features()
@@ -30,6 +31,18 @@ TILES = {types.float32: FLOAT32, types.float64: FLOAT64}
 """For each dtype, the word of the board that holds the address of its compiled `tiles`."""
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def _begin_on_a_line(module: Any, back: Any) -> None:
+    """Let the loop that this instruction closes begin on a cache line; an LLVM that does not know the wish ignores it.
+
+    Where loops of 118 bytes lay, on two lines or on three, was left to chance: products of D differed by 3 %.
+    """
+    wish = module.add_metadata(["llvm.loop.align", _I32(LINE_BYTES)])
+    # The name of a loop is a node that begins with itself, which `add_metadata` cannot make.
+    loop = ir.values.MDValue(module, [], name=str(len(module.metadata)))
+    loop.operands = (loop, wish)
+    back.set_metadata("llvm.loop", loop)
 
 
 def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: bool, unroll: int = 1) -> Any:
@@ -124,7 +137,7 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
                 after = running
                 for ahead in range(steps):
                     after = accumulate(after, now, ahead)
-                builder.branch(head)
+                _begin_on_a_line(builder.module, builder.branch(head))
                 now.add_incoming(k, before)
                 now.add_incoming(following, body)
                 for ij, phi in running.items():
