@@ -111,7 +111,8 @@ def test_memory_of_jobs_is_there_until_they_are_done(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not portable(), reason="pages are protected by a function of POSIX")
 def test_products_read_nothing_behind_their_arrays(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", EDGES], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-X", "faulthandler", "-c", EDGES]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -23,6 +23,8 @@ LARGE = [Size(3, 4, 5000), Size(3000, 4, 3), Size(411, 2, 10), Size(1, 3, 4097),
 LARGE += [Size(700, 30, 70), Size(20, 70, 1100)]
 # Both factors of each product are too large to be read where they lie, and nothing ends with a tile, panel or group.
 LARGE += [Size(261, 523, 521)]
+# A last panel that is wider; sums too short to be cut in two.
+LARGE += [Size(261, 523, 514), Size(100, 80, 40), Size(3400, 13, 6)]
 THRESHOLDS = (1, 32768, 65535, 65536)
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

@@ -44,7 +44,7 @@ MASK_ELEMENTS = 2048
 MOST_ELEMENTS_TO_JOIN = 1 << 16
 """Of a result whose sums may be cut in two."""
 MOST_ROWS_A_PART = 256
-"""Rows of x for which a panel of weights is packed again, and that stay in the second-level cache meanwhile."""
+"""Rows of x for which a group of panels is packed again, and that stay in the second-level cache meanwhile."""
 ROWS_A_GRADIENT = 8 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
@@ -80,7 +80,7 @@ def _finish_masked(
     values, columns = flat(out), out.shape[1]
     whole = width == columns
     # Whole rows share the blocks where one ends and the next begins; parts of rows have blocks of their own.
-    blocks = (width + 7) // 8 + (columns % 8 != 0)
+    blocks = (left % 8 + width + 7) // 8 + (columns % 8 != 0)
     group = max(1, MASK_ELEMENTS // (8 * blocks))
     counters = scratch(group * blocks + 1, on_stack(np.uint32))
     words = scratch(4 * counters.size, on_stack(np.uint32))
@@ -176,12 +176,14 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     if rows == 0 or columns == 0:
         return
     shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
-    halved = shared and w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
-    half = middle(w.shape[0]) if halved else w.shape[0]
+    half = middle(w.shape[0])
+    # Of a sum shorter than a cache line there is no second half.
+    halved = shared and half < w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
+    half = half if halved else w.shape[0]
     sharing = (threads + 1) // 2 if halved else threads
     # Alone, whole rows: they are finished faster than parts of rows.
     groups = groups_of(columns, out, sharing) if shared else 1
-    left_packed = shared and packs_left(x, columns, groups) and not lies_well(w, False, rows)
+    left_packed = shared and packs_left(x, columns) and not lies_well(w, False, rows)
     blocks = _packed_left(x, half, left_packed)
     tile = LEFT_BLOCK if left_packed else TALL
     parts = parts_of(rows, groups, tile, sharing, shared)
@@ -210,7 +212,7 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
     if rows and columns:
         shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
         groups = groups_of(columns, dx, threads)
-        left_packed = shared and packs_left(dy, columns, groups)
+        left_packed = shared and packs_left(dy, columns)
         if not left_packed:
             # Panels are transposed one by one: nothing is gained by more.
             groups = panels_of(columns, dx, True)
@@ -225,8 +227,8 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
 def _panels_chunk(a: Array, pitch: int, group: int, panels: Array, chunk: int) -> None:
     left, batch = chunk * group, a.shape[0]
     width = min(group, a.shape[1] - left)
-    last = (width - 1) // pitch * pitch
-    pack(a, 0, batch, left, width, panels[left * batch :], batch * pitch, pitch, last, pitch)
+    last_left = (width - 1) // pitch * pitch
+    pack(a, 0, batch, left, width, panels[left * batch :], batch * pitch, pitch, last_left, pitch)
 
 
 @helper
@@ -264,7 +266,7 @@ def _dw_chunk(
         local = shaped(space, (ROWS_A_GRADIENT, right - left)) if wanted and not kept else dw
         count = panels_of(right - left, dw, not both_packed)
         if not direct and not both_packed:
-            pack_group(dy, 0, batch, left, right - left, own, batch * panel)
+            pack_group(dy, 0, batch, left, right - left, count, own, batch * panel)
         for first in range(top, top + rows, ROWS_A_GRADIENT):
             some = min(ROWS_A_GRADIENT, top + rows - first)
             for p in range(count):

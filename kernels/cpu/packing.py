@@ -71,18 +71,26 @@ _copy_vector, _copy_some = _make_copy(masked=False), _make_copy(masked=True)
 
 @helper
 def pack(
-    b: Array, top: int, depth: int, left: int, width: int, panels: Array, room: int, pitch: int, last: int, wide: int
+    b: Array,
+    top: int,
+    depth: int,
+    left: int,
+    width: int,
+    panels: Array,
+    room: int,
+    pitch: int,
+    last_left: int,
+    last_pitch: int,
 ) -> None:
     """Copy ``b[top : top + depth, left : left + width]`` into panels of `pitch` columns, one each `room` elements.
 
-    The last panel begins in column `last`, and its rows are `wide` elements from each other: it may be wider. Of the
-    others the compiler sees that their pitch is a constant.
+    The last panel, which begins in column `last_left`, may be wider: its rows are `last_pitch` elements apart.
 
-    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row. `pitch` and `wide`
-    are multiples of what a vector holds, and the last vector of a row is filled with 0.
+    Row by row through all of them: pieces as narrow as a panel would wait for memory at each row. Both pitches are
+    multiples of what a vector holds, and the last vector of a row is filled with 0.
     """
     lanes = lanes_of(b)
-    place_of_last = last // pitch * room
+    last_place = last_left // pitch * room
     for k in range(depth):
         if width > pitch:
             # A row is a page of its own where the factor is wide: nobody else guesses which one comes next.
@@ -91,12 +99,12 @@ def pack(
                 prefetch(b, ahead, offset)
         start, place, j = (top + k) * b.shape[1] + left, k * pitch, 0
         # A range with a step begins with a division.
-        while j < last:
+        while j < last_left:
             for i in range(0, pitch, lanes):
                 _copy_vector(b, start + j + i, lanes, panels, place + i)
             j += pitch
             place += room
-        place = place_of_last + k * wide
+        place = last_place + k * last_pitch
         while j + lanes <= width:
             _copy_vector(b, start + j, lanes, panels, place)
             j += lanes

@@ -29,7 +29,8 @@ ROWS_WORTH_PACKING = 32
 BYTES_AS_THEY_LIE = 1 << 14
 """Of a right factor that stays in the first-level cache without being packed."""
 NARROW = VECTORS == 2
-"""Whether a left factor too large for the second-level cache is packed.
+"""Whether tiles are narrow: left factors too large for the second-level cache are packed, the right one by groups of
+panels, of which the last may be a vector wider.
 
 Without AVX-512 each of its rows is read anew for each 16 columns, not 64. Where it lies, rows 4 KiB apart share their
 places in the caches: products of D took a third longer.
@@ -37,9 +38,9 @@ places in the caches: products of D took a third longer.
 LEFT_BLOCK = 4 * TALL
 """Rows of a left factor that are packed together: whole vectors, where it is packed at all."""
 MOST_PANELS = 8
-"""Panels of a group, 256 KiB: they are multiplied by one piece of the left factor after the other."""
-LEFT_PANELS = 4
-"""Panels of a group from which a packed left factor is worth its copy."""
+"""Panels in a group of a shared product, about 256 KiB: one piece of the left factor after the other meets them."""
+LEFT_PANELS = 8
+"""Panels of a result from which a packed left factor is worth its copy."""
 ELEMENTS_IN_CACHE = 1 << 17
 """Of a left factor that stays in the second-level cache, and is read where it lies for one panel after the other."""
 CHUNKS_A_THREAD = 2
@@ -166,7 +167,7 @@ def panel_of(p: int, panels: int, width: int, like: Array) -> Any:
 
 @helper
 def groups_of(columns: int, like: Array, threads: int) -> int:
-    """How many groups of panels there are: as many for each thread, and none too large for the second-level cache.
+    """How many groups of panels there are: none is too large for the second-level cache, each thread gets as many.
 
     The right factor is packed by groups, each of its rows in a piece as long as the group is wide: panel by panel took
     a tenth of C's forward product, most of it waiting for memory.
@@ -185,17 +186,16 @@ def group_of(g: int, groups: int, columns: int, like: Array) -> Any:
 
 
 @helper
-def packs_left(a: Array, columns: int, groups: int) -> bool:
+def packs_left(a: Array, columns: int) -> bool:
     """Whether a left factor is packed, by all threads together, before the product."""
-    return NARROW and a.size > ELEMENTS_IN_CACHE and columns >= LEFT_PANELS * groups * panel_width(a)
+    return NARROW and a.size > ELEMENTS_IN_CACHE and columns >= LEFT_PANELS * panel_width(a)
 
 
 @helper
-def pack_group(b: Array, top: int, depth: int, left: int, width: int, target: Array, room: int) -> None:
-    """`pack` for a group whose last panel may be wider than the others."""
-    panels = panels_of(width, b, True)
-    last, _, pitch = panel_of(panels - 1, panels, width, b)
-    pack(b, top, depth, left, width, target, room, panel_width(b), last, pitch)
+def pack_group(b: Array, top: int, depth: int, left: int, width: int, panels: int, target: Array, room: int) -> None:
+    """`pack` for a group of so many panels, whose last may be wider than the others."""
+    last_left, _, last_pitch = panel_of(panels - 1, panels, width, b)
+    pack(b, top, depth, left, width, target, room, panel_width(b), last_left, last_pitch)
 
 
 @helper
@@ -255,7 +255,8 @@ def times(
     """
     left_packed = blocks.size > 0
     direct = not left_packed and lies_well(b, transposed, rows)
-    # Where it lies, a row does not end with a whole vector, as a wider panel does.
+    # Where it lies, a row does not end with a whole vector, as a wider panel does; and with a pitch that the compiler
+    # does not know, transposing was slower.
     count, panel = panels_of(width, c, not direct and not transposed), panel_width(c)
     room = depth_of(end - begin, c) * panel
     # A wider last panel takes no more room than the two that it is made of.
@@ -270,14 +271,13 @@ def times(
         some = min(DEPTH, end - top)
         start, more = first * a_row + top, top > begin
         if not direct and not transposed:
-            pack_group(b, top, some, left, width, panels, room)
+            pack_group(b, top, some, left, width, count, panels, room)
         for p in range(count):
-            # Transposed with a pitch that the compiler does not know, they were slower: none of those is wider.
             j, columns, pitch = panel_of(p, count, width, c)
             place, place_b = first * c_row + left + j, p * room
             # Transposed panels packed 1,024 rows at a time were 5 % slower in D: they leave the first-level cache.
             if transposed:
-                pack_transposed(b, top, some, left + j, columns, panels[place_b:], pitch)
+                pack_transposed(b, top, some, left + j, columns, panels[place_b:], panel)
             if direct:
                 place_b = top * b.shape[1] + left + j
                 strip(a, start, a_row, True, b, place_b, b.shape[1], some, c, place, rows, columns, more)

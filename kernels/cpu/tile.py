@@ -22,7 +22,7 @@ FUSED = bool(_FEATURES.get("fma")) or not _X86
 ACCUMULATORS = 24 if _FEATURES.get("avx512f") or not _X86 else 12
 """Vectors of a tile, so that it fits the 32 (or 16) registers beside its factors."""
 VECTORS = 4 if ACCUMULATORS == 24 else 2
-"""Vectors in a row of a tile, and in a row of a panel; three where the last panel is a vector wider than the others."""
+"""Vectors in a row of a tile, and in a row of a panel; where there are two, the last panel may have three."""
 MASKS_COST = not _FEATURES.get("avx512f")
 """Whether a masked store takes longer than a plain one: about twelve cycles on AMD's processors without AVX-512."""
 TALL = ACCUMULATORS // VECTORS
@@ -39,8 +39,8 @@ def _begin_on_a_line(module: Any, back: Any) -> None:
     Where loops of 118 bytes lay, on two lines or on three, was left to chance: products of D differed by 3 %.
     """
     wish = module.add_metadata(["llvm.loop.align", _I32(LINE_BYTES)])
-    # The name of a loop is a node that begins with itself, which `add_metadata` cannot make.
-    loop = ir.values.MDValue(module, [], name=str(len(module.metadata)))
+    # The name of a loop is a node that begins with itself; until it does, a number tells it from all others.
+    loop = module.add_metadata([_I32(len(module.metadata)), wish])
     loop.operands = (loop, wish)
     back.set_metadata("llvm.loop", loop)
 
@@ -204,7 +204,10 @@ def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:
     unroll = {1: 4, 2: 1, 3: 1 if padded else 2, 4: 4}[vectors] if by_rows else 1
     whole = _make_tile(tall, vectors, by_rows, masked, padded, unroll)
     # Fewer than eight sums at a time wait for each other: of a rest of 4 or 5 rows, 4 together take half as long.
-    four, two, single = (_make_tile(rows, vectors, by_rows, masked, padded) for rows in (4, 2, 1))
+    four, two, single = (
+        whole if (rows, 1) == (tall, unroll) else _make_tile(rows, vectors, by_rows, masked, padded)
+        for rows in (4, 2, 1)
+    )
 
     # As a part of `tiles`, products of two threads were a tenth slower, and those of one thread the same.
     @separate_helper
