@@ -211,11 +211,9 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
         shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
-        groups = groups_of(columns, dx, threads)
         left_packed = shared and packs_left(dy, columns)
-        if not left_packed:
-            # Panels are transposed one by one: nothing is gained by more.
-            groups = panels_of(columns, dx, True)
+        # Panels are transposed one by one: only a packed left factor gains by several.
+        groups = groups_of(columns, dx, threads) if left_packed else panels_of(columns, dx, True)
         blocks = _packed_left(dy, w.shape[1], left_packed)
         tile = LEFT_BLOCK if left_packed else TALL
         parts = parts_of(rows, groups, tile, threads, shared)

@@ -51,7 +51,7 @@ class Module:
         """What this module is made of, with the names of the attributes."""
         for name, value in vars(self).items():
             # Most attributes are numbers and names: no generator is made for them.
-            if isinstance(value, _ATTRIBUTES):
+            if isinstance(value, _PARTS_AND_CONTAINERS):
                 yield from _members(name, value)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -201,4 +201,4 @@ def _members(name: str, value: Any) -> Iterator[tuple[str, Module | Parameter]]:
 
 
 _PARTS, _CONTAINERS = (Module, Parameter), (list, tuple, dict)
-_ATTRIBUTES = _PARTS + _CONTAINERS
+_PARTS_AND_CONTAINERS = _PARTS + _CONTAINERS
