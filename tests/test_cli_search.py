@@ -124,9 +124,11 @@ def test_the_same_command_goes_on_and_makes_nothing_twice(tool: Tool) -> None:
 
 def test_another_search_in_the_same_folder_is_refused(tool: Tool) -> None:
     tool("search", *QUICK, "--trials", "2", "--out", "run")
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
     done = tool("search", *QUICK, "--trials", "2", "--lr", "0.1:0.2", "--out", "run")
     assert done.code == 1
     assert "run holds another search" in done.err
+    assert {path: path.read_bytes() for path in Path("run").iterdir()} == before
 
 
 def test_any_number_of_workers_finds_the_same(tmp_path: Path) -> None:

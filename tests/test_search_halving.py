@@ -42,6 +42,17 @@ def test_the_best_trial_is_that_of_the_whole_budget():
     assert explore(SCORE, **HALVED).best["trial"] == explore(SCORE, stages=((30, 9),)).best["trial"]
 
 
+def test_a_later_stage_with_fewer_rungs_can_win():
+    result = explore(SCORE, stages=((81, 27), (30, 9)), halving=Halving(3, 1))
+    assert {stage: max(row["rung"] for row in result if row["stage"] == stage) for stage in (1, 2)} == {1: 4, 2: 3}
+    last = [row for row in result if row["status"] == "finished"]
+    assert {row["stage"] for row in last} == {1, 2}
+    assert result.best == max(last, key=lambda row: row["val_accuracy"])
+    assert result.best["stage"] == 2
+    ranks = [(row["status"] != "finished", -row["val_accuracy"]) for row in result.top(len(last))]
+    assert ranks == sorted(ranks)
+
+
 def test_halving_costs_a_fraction():
     plan = Plan(SPACE, ((81, 27),), halving=Halving(3, 1))
     assert (plan.work(), Plan(SPACE, ((81, 27),)).work()) == (4 * 81, 81 * 27)

@@ -156,7 +156,10 @@ def test_the_file_of_a_process_that_was_killed_goes_when_another_is_written(tmp_
     subprocess.run([sys.executable, "-c", program, tmp_path], timeout=60)
     (left,) = tmp_path.iterdir()
     mine = SharedData(b"", tmp_path)
-    others = [tmp_path / "tinygrad_cr-elsewhere-1-x", tmp_path / f"tinygrad_cr-{socket.gethostname()}"]
+    # Of another machine, of one whose name begins with ours and the number of a process that is not there, of nobody.
+    dead = left.name.rsplit("-", 2)[1]
+    names = ("elsewhere-1-x", f"{socket.gethostname()}-{dead}-1-x", socket.gethostname())
+    others = [tmp_path / f"tinygrad_cr-{name}" for name in names]
     for folder in others:
         folder.mkdir()
     pickle.dumps(mine)

@@ -14,7 +14,7 @@ from tinygrad_cr import search as searching
 from tinygrad_cr.cli import options
 from tinygrad_cr.cli.ranges import space_of, stages_of
 from tinygrad_cr.data import Split
-from tinygrad_cr.errors import OptionError
+from tinygrad_cr.errors import DivergenceError, ExecutorError, OptionError
 from tinygrad_cr.nn.init import INITS
 from tinygrad_cr.optim import OPTIMIZERS
 from tinygrad_cr.report import write_search_report
@@ -115,12 +115,14 @@ def search(
                 result = searching.grid_search(parts.train, validation, space, points=grid, epochs=epochs, **common)
             else:
                 result = searching.coarse_to_fine(parts.train, validation, space, stages=plan, **common)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, DivergenceError, ExecutorError) as error:
+            # Of a search that was under way. Other errors may be about a folder of another search: its command stays.
+            _write_command(folder, parts, data, label, seed)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             _interrupted(folder, out)
             raise typer.Exit(130) from None
-        finally:
-            if (folder / SEARCH).exists():
-                _write_command(folder, parts, data, label, seed)
+    _write_command(folder, parts, data, label, seed)
     page = write_search_report(folder, against=against) if report else None
     if as_json:
         print(json.dumps(_figures(result, folder) | {"report": None if page is None else str(page)}, allow_nan=False))
@@ -145,6 +147,8 @@ def _interrupted(folder: Path, out: Path | None) -> None:
 
 
 def _write_command(folder: Path, parts: Split, data: str, label: str | None, seed: int) -> None:
+    if not (folder / SEARCH).exists():
+        return
     content = {
         "command": ["tinygrad-cr", *sys.argv[1:]],
         "data": data,

@@ -152,8 +152,9 @@ def _prefix() -> str:
 def _clear(folder: Path) -> None:
     """Remove what processes of this machine left behind when they were killed."""
     for path in folder.glob(f"{glob.escape(_prefix())}*-*"):
-        owner = path.name.removeprefix(_prefix()).split("-")[0]
-        if owner.isdecimal() and not _alive(int(owner)):
+        # From the right: another machine's name may begin with ours and a number.
+        machine, owner, _ = path.name.rsplit("-", 2)
+        if f"{machine}-" == _prefix() and owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -111,15 +111,21 @@ def scored(rows: Sequence[Row]) -> list[Row]:
 def ranked(rows: Sequence[Row]) -> list[Row]:
     """The trials that may be called good, the best first.
 
-    Those that went further in successive halving come first; then the validation accuracy counts, then its loss, then
-    who was first.
+    Those that went furthest in the successive halving of their stage come first, as stages may have different numbers
+    of rungs; then the validation accuracy counts, then its loss, then who was first.
 
     >>> rows = [{"trial": i, "stage": 1, "status": "finished", "val_accuracy": a, "val_loss": 1.0}
     ...         for i, a in enumerate([0.5, 0.7, 0.6])]
     >>> [row["trial"] for row in ranked(rows)]
     [1, 2, 0]
     """
-    return sorted(
-        scored(rows),
-        key=lambda row: (-row.get("rung", 0), -row["val_accuracy"], row["val_loss"], row["stage"], row["trial"]),
-    )
+    good = scored(rows)
+    furthest: dict[int, int] = {}
+    for row in good:
+        furthest[row["stage"]] = max(row.get("rung", 0), furthest.get(row["stage"], 0))
+
+    def order(row: Row) -> tuple[float, ...]:
+        short = furthest[row["stage"]] - row.get("rung", 0)
+        return short, -row["val_accuracy"], row["val_loss"], row["stage"], row["trial"]
+
+    return sorted(good, key=order)
