@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 
 from tinygrad_cr import ops, schedules
@@ -90,7 +91,6 @@ def test_a_history_is_a_sequence_of_dicts_as_tables_want_it():
 
 
 def test_a_data_frame_of_a_history_is_its_table():
-    pandas = pytest.importorskip("pandas")
     history = trainer().fit(TRAIN, VALIDATION)
     assert pandas.DataFrame(history)["loss"].tolist() == history.column("loss")
 
@@ -597,6 +597,25 @@ class Peeking(MLP):
 def test_a_model_that_cannot_be_captured_is_trained_eagerly(capsys):
     trainer(Peeking([5, 3], generator=0), epochs=2, reporter=True, compile=True).fit(TRAIN)
     assert capsys.readouterr().out.count("training runs eagerly: item() cannot be captured") == 1
+
+
+@pytest.mark.parametrize("peeking", [Peeking, None])
+def test_a_capture_that_failed_leaves_no_trace_in_the_eager_run(peeking):
+    class Counting(SGD):
+        """Looks at the parameters after each update, which a replay could not do."""
+
+        def step(self, **options):
+            norms = super().step(**options)
+            self.flat.parameters[0].sum().item()
+            return norms
+
+    def trained(compile):
+        model = (peeking or MLP)([5, 8, 3], dropout=0.5, generator=0)
+        optimizer = SGD(model, lr=0.1, momentum=0.9) if peeking else Counting(model, lr=0.1, momentum=0.9)
+        trainer(model, optimizer=optimizer, epochs=2, compile=compile).fit(TRAIN)
+        return model
+
+    assert bits(trained(True)) == bits(trained(False))
 
 
 def test_a_second_fit_learns_the_standardization_of_its_own_data():

@@ -13,9 +13,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from tinygrad_cr import tape
 from tinygrad_cr.capture import Program, capture
 from tinygrad_cr.errors import OptionError
-from tinygrad_cr.structure import is_array, joined, lengthened
+from tinygrad_cr.structure import arrays_of, is_array, joined, lengthened, rebuilt
 
 PROGRAMS_KEPT = 16
 """Captures kept for one function: shapes times flags; the oldest goes first."""
@@ -35,8 +36,9 @@ class compile:
 
     The results are new tensors without history. A changed shape, dtype, plain value or flag (training or evaluation,
     recording or not, a gradient that is there or not) captures again. **Python side effects inside `fn` happen at
-    capture only**, and branches on values are frozen; an operation that cannot be replayed raises `CaptureError`. A
-    replay checks no values: a label out of range shows as a loss of NaN.
+    capture only**, what it computes with NumPy itself included, and branches on values are frozen; an operation that
+    cannot be replayed raises `CaptureError`, which names it. A replay checks no values: a label out of range shows as a
+    loss of NaN. Called while another function is captured, a compiled function becomes a part of that capture.
 
     >>> import numpy as np
     >>> from tinygrad_cr import Tensor, nn, ops, optim
@@ -65,6 +67,9 @@ class compile:
         return vars(self) | {"programs": []}
 
     def __call__(self, *args: Any) -> Any:
+        if tape.capturing and tape.mode.program is not None:
+            result = self.fn(*args)
+            return rebuilt(result, iter(arrays_of(result)))
         for program in self.programs:
             if program.fits(args):
                 return program.replay.once(args)
@@ -87,6 +92,7 @@ class compile:
 
         Raises:
             OptionError: no array among the arguments, or arrays of different length.
+            CaptureError: called while another function is captured.
 
         >>> import numpy as np
         >>> from tinygrad_cr import Tensor
@@ -96,6 +102,7 @@ class compile:
         array([[1., 2.],
                [3., 4.]])
         """
+        tape.refuse("scan of a compiled function")
         lengths = {len(arg) for arg in args if is_array(arg)}
         if len(lengths) != 1:
             raise OptionError(f"scan wants arrays with one number of steps, got {sorted(lengths) or 'no array'}")

@@ -140,6 +140,18 @@ def ask(read: Callable[[], Any]) -> Any:
     return mode.program.ask(read) if capturing and mode.program is not None else read()
 
 
+def named(vjp: Vjp) -> str:
+    """The operation that a rule belongs to: the function that the rule was written in, for messages.
+
+    >>> def cube(x):
+    ...     return lambda g: 3 * g * x**2
+    >>> named(cube(2.0)), named(print)
+    ('cube', 'the operation with the rule print')
+    """
+    outer, written_in, name = getattr(vjp, "__qualname__", type(vjp).__name__).rpartition(".<locals>.")
+    return outer.rpartition(".")[2] if written_in else f"the operation with the rule {name}"
+
+
 def refuse(what: str) -> None:
     """Tell a program that is being captured, if any, that a replay could not do this."""
     if mode.program is not None:
@@ -180,7 +192,7 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
                 if parent is None or d is None:
                     continue
                 if capturing and mode.program is not None:
-                    mode.program.check(d, "a gradient")
+                    mode.program.check(d, f"a gradient of {named(node.vjp)}")
                 if type(parent) is not Node:
                     if d is not parent.grad or d is not parent.grad_view:  # else its rule wrote it to `destination`
                         accumulate(parent, d if d.ndim else xp.asarray(d), d is not g and d.base is None)

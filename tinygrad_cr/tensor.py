@@ -377,7 +377,7 @@ def record(data: Array, parents: tuple[Tensor, ...], vjp: tape.Vjp) -> Tensor:
     if tape.capturing and tape.mode.program is not None:
         for parent in parents:
             tape.mode.program.admit(parent.data)
-        tape.mode.program.check(out.data, "the result of an operation")
+        tape.mode.program.check(out.data, f"the result of {tape.named(vjp)}")
     if tape.mode.recording:
         for parent in parents:
             if parent.requires_grad:

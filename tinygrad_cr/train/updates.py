@@ -17,6 +17,7 @@ from tinygrad_cr.tape import each_member
 from tinygrad_cr.tensor import Tensor, wrap
 from tinygrad_cr.train import preparation
 from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS
+from tinygrad_cr.train.moment import Moment
 
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
@@ -119,6 +120,10 @@ class Updates:
     def _made(self, arrays: tuple[Array, ...], measure: bool, before: Callable[[int], None]) -> tuple[Array, Any]:
         """A step with each of the leading parts of the arrays: losses, and norms if they are measured, of each."""
         if self._compiled is not None:
+            # Nothing was captured yet: a capture that fails has made a part of its step, which is then made eagerly.
+            moment = None if self._compiled.programs else Moment(self.model, self.optimizer)
+            if moment is not None:
+                moment.keep()
             try:
                 if len(arrays[0]) > 1:
                     losses, norms = self._compiled.scan(*arrays, measure, before=before)
@@ -127,6 +132,8 @@ class Updates:
                 losses, norms = self._compiled(*(array[0] for array in arrays), measure)
                 return losses.data[None], None if norms is None else norms[None]
             except CaptureError as error:
+                if moment is not None:
+                    moment.restore()
                 self._compiled = None
                 self.trainer.reporter.note(f"training runs eagerly: {error}")
         results = []
