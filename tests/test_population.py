@@ -222,19 +222,23 @@ def test_a_list_of_penalties_may_change_between_steps() -> None:
         np.testing.assert_allclose(model.weight.data[:, 0, 0], before * [1, 1 - 0.1 * strength])
 
 
-def test_weight_decay_may_be_a_vector() -> None:
-    decay = [0.0, 0.1, 0.5]
-    for make in (optim.SGD, optim.AdamW):
-        model = nn.MLP(SIZES, members=3, generator=1)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", [optim.SGD, optim.AdamW])
+def test_weight_decay_may_be_a_vector(make: Any, dtype: str) -> None:
+    def trained(model: nn.MLP, decay: Any) -> Any:
         optimizer = make(model, 0.01, weight_decay=decay)
-        ops.cross_entropy(model(DATA[:9].astype("f")), LABELS[:9]).backward(np.ones(3, "f"))
-        optimizer.step()
-        for m in range(3):
-            alone = nn.MLP(SIZES, generator=Generator(1, stream=m))
-            solo_optimizer = make(alone, 0.01, weight_decay=decay[m])
-            ops.cross_entropy(alone(DATA[:9].astype("f")), LABELS[:9]).backward()
-            solo_optimizer.step()
-            np.testing.assert_array_equal(model.flat().values[m], alone.flat().values)
+        for k in range(50):
+            optimizer.zero_grad()
+            loss = ops.cross_entropy(model(DATA[k : k + 9].astype(dtype)), LABELS[k : k + 9])
+            loss.backward(np.ones(loss.shape, dtype))
+            optimizer.step()
+        return model.flat().values
+
+    decay = [0.0, 0.1, 0.5]
+    together = trained(nn.MLP(SIZES, members=3, generator=1, dtype=dtype), decay)
+    for m in range(3):
+        alone = nn.MLP(SIZES, generator=Generator(1, stream=m), dtype=dtype)
+        np.testing.assert_array_equal(together[m], trained(alone, decay[m]))
 
 
 def test_a_scan_without_steps_to_scan_says_so() -> None:
@@ -255,7 +259,7 @@ def test_a_retired_member_stands_still_and_changes_no_other_by_a_bit(way: str) -
     whole_step.scan(rows[:11])
     thinned_step.scan(rows[:11])
     whole_step.scan(rows[11:])
-    left = thinned.model.flat().values[1].copy()
+    left, minibatches = thinned.model.flat().values[1].copy(), thinned.x.copy()
     with computing(active):
         if way == "scan":
             thinned_step.scan(rows[11:])
@@ -266,6 +270,9 @@ def test_a_retired_member_stands_still_and_changes_no_other_by_a_bit(way: str) -
         if active[m]:
             np.testing.assert_array_equal(values(whole, m), values(thinned, m))
     np.testing.assert_array_equal(thinned.model.flat().values[1], left)
+    if way != "scan":  # which has arrays of its own
+        gathered = [(thinned.x[m] != minibatches[m]).any() for m in range(MEMBERS)]
+        assert gathered == active.tolist(), "not even the minibatch of a retired member may be gathered"
     # Nobody was lost for good: computed again, a member goes on.
     thinned_step(rows[0])
     assert (thinned.model.flat().values[1] != left).any()

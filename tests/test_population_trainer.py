@@ -43,22 +43,25 @@ def without(row: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "dtype"),
     [
-        VECTORS,
-        VECTORS | {"reg": REG},
-        VECTORS | {"reg": REG, "compile": False, "clip_norm": 0.5, "epochs": 2},
-        {"optimizer": "adam", "lr": [0.001, 0.01, 0.003, 0.0005], "reg": 1e-3, "lr_decay": 0.9},
-        VECTORS | {"standardize": "none", "batch_size": 2000},
+        (VECTORS, "float32"),
+        (VECTORS | {"reg": REG}, "float32"),
+        (VECTORS | {"reg": REG}, "float64"),
+        (VECTORS | {"reg": REG, "compile": False, "clip_norm": 0.5, "epochs": 2}, "float32"),
+        ({"optimizer": "adam", "lr": [0.001, 0.01, 0.003, 0.0005], "reg": 1e-3, "lr_decay": 0.9}, "float32"),
+        (VECTORS | {"standardize": "none", "batch_size": 2000}, "float32"),
     ],
-    ids=["vectors", "reg", "eager", "adam", "whole"],
+    ids=["vectors", "reg", "float64", "eager", "adam", "whole"],
 )
-def test_each_member_has_the_history_and_the_network_of_its_solo_run(parts: Any, options: dict[str, Any]) -> None:
-    model = population()
+def test_each_member_has_the_history_and_the_network_of_its_solo_run(
+    parts: Any, options: dict[str, Any], dtype: str
+) -> None:
+    model = population(dtype)
     history = Trainer(model, generator=2, **OPTIONS | options).fit(parts.train, parts.validation)
     assert len(history) == MEMBERS * (OPTIONS | options)["epochs"]
     for m in range(MEMBERS):
-        alone = member(m)
+        alone = member(m, dtype)
         expected = Trainer(alone, generator=Generator(2, stream=m), **OPTIONS | of(options, m)).fit(
             parts.train, parts.validation
         )

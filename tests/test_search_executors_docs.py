@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from search_setting import ledger, run
+from under_mpi import NO_MPI, run_under_mpi
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scaling.md"
 FIND, *PROGRAMS = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -26,14 +27,19 @@ def test_a_program_compiles(library):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["find", "distributed"])
+@pytest.mark.parametrize("library", ["find", "distributed", "mpi4py"])
 def test_a_program_for_this_machine_runs_as_printed(library, tmp_path):
+    if library == "mpi4py" and NO_MPI:
+        pytest.skip(NO_MPI)
     if library != "find" and importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     (tmp_path / "find.py").write_text(FIND)
     program = tmp_path / "program.py"
     program.write_text(BY_LIBRARY[library])
-    code, output = run([sys.executable, program], folder=tmp_path)
+    if library == "mpi4py":
+        code, output = run_under_mpi(program, folder=tmp_path)
+    else:
+        code, output = run([sys.executable, program], folder=tmp_path)
     assert code == 0, output
     assert output.splitlines()[-1].startswith("{'trial': ")
     assert sorted(row["trial"] for row in ledger(tmp_path / "runs" / "search")) == list(range(1, 25))

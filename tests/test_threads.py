@@ -161,16 +161,27 @@ def test_a_program_ends_while_a_thread_of_it_still_computes() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_other_libraries_keep_their_threads() -> None:
+@pytest.mark.parametrize("limit", ["None", "1"])
+def test_other_libraries_keep_their_threads(limit: str) -> None:
     program = (
         "import numpy as np, scipy.linalg, threadpoolctl\n"
-        "before = threadpoolctl.threadpool_info()\n" + PRODUCT + "assert product()\n"
-        "import tinygrad_cr; tinygrad_cr.set_num_threads(1)\n"
-        "after = threadpoolctl.threadpool_info()\n"
-        "own = {p['filepath']: p['num_threads'] for p in before}\n"
-        "print(all(p['num_threads'] == own.get(p['filepath'], p['num_threads']) for p in after))"
+        f"threadpoolctl.threadpool_limits({limit}, user_api='blas')\n"
+        "before = {p['filepath']: p['num_threads'] for p in threadpoolctl.threadpool_info()}\n"
+        "import tinygrad_cr\n"
+        "from tinygrad_cr import Tensor, nn, ops, optim\n"
+        "model = nn.MLP([784, 256, 10], dropout=0.5, generator=0)\n"
+        "optimizer = optim.SGD(model, 0.1, 0.9)\n"
+        "@tinygrad_cr.compile\n"
+        "def step(x, y):\n"
+        "    optimizer.zero_grad()\n"
+        "    ops.cross_entropy(model(x), y).backward()\n"
+        "    optimizer.step()\n"
+        "for threads in (tinygrad_cr.get_num_threads(), 1):\n"
+        "    tinygrad_cr.set_num_threads(threads)\n"
+        "    for _ in range(3): step(Tensor(np.ones((128, 784), 'f')), np.zeros(128, int))\n"
+        "after = {p['filepath']: p['num_threads'] for p in threadpoolctl.threadpool_info()}\n"
+        "print(bool(before) and before == {path: after[path] for path in before})"
     )
-    pytest.importorskip("threadpoolctl")
     done = python(program)
     assert done.stdout.strip() == "True", done.stderr
 

@@ -442,7 +442,6 @@ def test_warmup_reaches_every_kernel(warmed):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_warmup_for_both_dtypes_covers_networks_of_float64(warmed):
     run(warmed[0], "-m", "tinygrad_cr", "warmup", "--dtype", "both")
     programs = """
