@@ -19,6 +19,8 @@ DOCS = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 CLIFF = 2.0
 """A step that grows by more than this beyond its work, from one point of a sweep to the next, counts as a cliff."""
+DROP = 0.8
+"""And so does one that takes this part of the time of a step with less work."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -166,7 +168,7 @@ def _costs(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def cliffs(results: dict[str, Any]) -> list[str]:
-    """Neighbours in a sweep between which our step grows much faster than its work."""
+    """Neighbours in a sweep between which our step grows much faster than its work, or shrinks while the work grows."""
     lines = []
     for group in ("widths", "batches"):
         points = [r for r in results["tasks"].values() if r["task"]["group"] == group and summary.ours(r)]
@@ -174,6 +176,9 @@ def cliffs(results: dict[str, Any]) -> list[str]:
             growth = [summary.step_time(r, summary.ours(r) or "").median for r in (a, b)]
             work = [Task.from_json(r["task"]).work for r in (a, b)]
             excess = growth[1] / growth[0] / (work[1] / work[0])
+            if growth[1] < DROP * growth[0]:
+                names = a["task"]["name"], b["task"]["name"]
+                lines.append(f"{names[0]} takes {growth[0] / growth[1]:.1f}x as long as {names[1]}, which is more work")
             if excess > CLIFF:
                 lines.append(
                     f"from {a['task']['name']} to {b['task']['name']} the step grows {excess:.1f}x beyond its work"

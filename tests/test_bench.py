@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from at_root import ROOT
+from bench import ensembles, search
 from bench.contestants.ours import Compiled
 from bench.inputs import make_inputs
 from bench.report import ways
@@ -24,14 +27,21 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_quick_run_writes_results_and_a_table(tmp_path: Path) -> None:
-    done = bench("--quick", "--only", "A", "--rounds", "1", "--peers", "none", "--out", str(tmp_path))
+    peers = {"jax": "jax", "sklearn": "sklearn"}
+    done = bench("--quick", "--only", "A", "--rounds", "1", "--peers", ",".join(peers), "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    record = results["tasks"]["A"]
+    record, table = results["tasks"]["A"], (tmp_path / "table.md").read_text()
     assert record["failed"] == {}
     assert {*record["rounds"], "population"} == set(results["contestants"])
     assert record["limit"]["seconds"] > 0
-    assert "A: 64-32-10, batch 32" in (tmp_path / "table.md").read_text()
+    assert "A: 64-32-10, batch 32" in table
+    absent = {name: f"{package} is not installed" for name, package in peers.items() if not find_spec(package)}
+    assert results["skipped"] == absent
+    assert table.count(": skipped, ") == len(absent)
+    assert {"eager", "compiled", *(peers.keys() - absent.keys())} <= set(record["rounds"])
+    if find_spec("matplotlib"):
+        assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -67,3 +77,36 @@ def test_each_way_of_calling_ours_is_printed_with_its_time() -> None:
     assert "JAX" not in text
     del record["variants"]["compiled"]["tuned"]["blocks of steps"]
     assert ways(results) == ""
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ((10.0, 0.87), (41.0, 0.87), "4.10 times as fast (4.10 to 4.10)"),
+        ((10.0, 0.87), (41.0, 0.87), "was promised: met."),
+        ((10.0, 0.87), (20.0, 0.87), "was promised: missed by a factor of 2.00."),
+        ((10.0, 0.85), (41.0, 0.87), "was promised: missed in accuracy."),
+    ],
+)
+def test_a_search_is_held_against_its_bar(ours: Any, theirs: Any, verdict: str) -> None:
+    def turns(seconds: float, accuracy: float) -> list[dict[str, float]]:
+        return [{"seconds": seconds, "validation": 0.88, "test": accuracy}]
+
+    results = {"trials": 100, "epochs": 5, "rows": 50000, "test_rows": 10000}
+    assert verdict in search.markdown(results | {"ours": turns(*ours), "sklearn": turns(*theirs)})
+
+
+def test_ensembles_are_held_against_their_bars() -> None:
+    def row(seed: int, name: str, accuracy: float, loss: float, seconds: float) -> dict[str, Any]:
+        return {"seed": seed, "name": name, "accuracy": accuracy, "log_loss": loss, "seconds": seconds, "ece": 0.01}
+
+    rows = []
+    for seed in range(5):
+        rows.append(row(seed, "one network", 0.88, 0.34, 1.0))
+        # In one seed the members are no better in accuracy, in two the snapshots in log loss.
+        rows.append(row(seed, "5 members", 0.88 if seed == 3 else 0.89, 0.31, 3.0 + 0.2 * seed))
+        rows.append(row(seed, "5 snapshots", 0.89, 0.35 if seed < 2 else 0.33, 1.0))
+    text = ensembles.markdown(rows)
+    assert "4 of 5 seeds; all were promised: missed." in text
+    assert "takes 3.40 times that of one network (median; 3.00 to 3.80); below 3.5 was promised: met." in text
+    assert "log loss: 3 of 5 seeds; 4 of 5 were promised: missed." in text
