@@ -14,26 +14,19 @@ from .packing import pack
 from .philox import random_lanes
 from .product import (
     CHUNKS_A_THREAD,
-    ELEMENTS_IN_CACHE,
-    LEFT_BLOCK,
     NARROW,
-    WORTH_SHARING,
-    blocks_of,
     group_of,
     groups_of,
-    lies_well,
     middle,
     pack_group,
-    pack_left_chunk,
-    packs_left,
     panel_of,
     panel_width,
     panels_of,
     part_of,
     parts_of,
     strip,
-    strips,
     times,
+    worth_sharing,
 )
 from .threads import ELEMENTS_WORTH_SHARING, launch
 from .tile import TALL
@@ -45,6 +38,13 @@ MOST_ELEMENTS_TO_JOIN = 1 << 16
 """Of a result whose sums may be cut in two."""
 MOST_ROWS_A_PART = 256
 """Rows of x for which a group of panels is packed again, and that stay in the second-level cache meanwhile."""
+X_BLOCK = 4 * TALL
+"""Features of x that are packed together for dW: whole vectors, where x is packed at all."""
+X_IN_CACHE = 1 << 17
+"""Elements of x up to which dW reads it where it lies.
+
+Rows 4 KiB apart share their places in the caches: without packed factors dW of D took a quarter longer.
+"""
 ROWS_A_GRADIENT = 8 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
@@ -120,37 +120,17 @@ def _finish_block(out: Array, first: int, rows: int, left: int, width: int, b: A
 
 
 @helper
-def _packed_left(a: Array, half: int, wanted: bool) -> Array:
-    """A left factor in blocks, see `pack_left_chunk`; empty if that is not wanted. The caller has to `keep` it."""
-    if not wanted:
-        return flat(a)[:0]
-    deep, across, room = blocks_of(a, half)
-    blocks = scratch(deep * across * room, flat(a)[:0])
-    launch(bind(pack_left_chunk, (a, half, blocks)), across, True)
-    return blocks
-
-
-@helper
 def _forward_chunk(
-    x: Array,
-    blocks: Array,
-    w: Array,
-    b: Array,
-    epilogue: Any,
-    out: Array,
-    other: Array,
-    half: int,
-    cuts: Any,
-    chunk: int,
+    x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, half: int, cuts: Any, chunk: int
 ) -> None:
     """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
-    groups, parts, tile = cuts
+    groups, parts = cuts
     second = chunk >= groups * parts
     # All groups of some rows, then other rows: a thread finds x in its second-level cache.
     left, width = group_of(chunk % groups, groups, out.shape[1], out)
-    first, rows = part_of(out.shape[0], chunk // groups % parts, parts, tile)
+    first, rows = part_of(out.shape[0], chunk // groups % parts, parts, TALL)
     begin, end = (half, w.shape[0]) if second else (0, half)
-    times(x, blocks, first, rows, w, False, left, width, begin, end, other if second else out)
+    times(x, first, rows, w, False, left, width, begin, end, other if second else out)
     if half == w.shape[0]:
         _finish_block(out, first, rows, left, width, b, epilogue)
 
@@ -175,7 +155,7 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     rows, columns = out.shape
     if rows == 0 or columns == 0:
         return
-    shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
+    shared, threads = worth_sharing(rows, w.size), load(THREADS)
     half = middle(w.shape[0])
     # Of a sum shorter than a cache line there is no second half.
     halved = shared and half < w.shape[0] > 2 * columns and out.size <= MOST_ELEMENTS_TO_JOIN
@@ -183,16 +163,12 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     sharing = (threads + 1) // 2 if halved else threads
     # Alone, whole rows: they are finished faster than parts of rows.
     groups = groups_of(columns, out, sharing) if shared else 1
-    left_packed = shared and packs_left(x, columns) and not lies_well(w, False, rows)
-    blocks = _packed_left(x, half, left_packed)
-    tile = LEFT_BLOCK if left_packed else TALL
-    parts = parts_of(rows, groups, tile, sharing, shared)
-    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), tile
+    parts = parts_of(rows, groups, TALL, sharing, shared)
+    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART)
     space = scratch(out.size if halved else 0, on_stack(out))
     other = shaped(space, out.shape) if halved else out
     chunks = groups * cuts[1] * (2 if halved else 1)
-    launch(bind(_forward_chunk, (x, blocks, w, b, epilogue, out, other, half, cuts)), chunks, shared)
-    keep(blocks)
+    launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, half, cuts)), chunks, shared)
     if halved:
         parts = min(rows, CHUNKS_A_THREAD * threads)
         launch(bind(_joining_chunk, (out, other, b, epilogue, parts)), parts, True)
@@ -200,25 +176,21 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
 
 
 @helper
-def _dx_chunk(dy: Array, blocks: Array, w: Array, dx: Array, groups: int, parts: int, tile: int, chunk: int) -> None:
+def _dx_chunk(dy: Array, w: Array, dx: Array, groups: int, parts: int, chunk: int) -> None:
     left, width = group_of(chunk // parts, groups, dx.shape[1], dx)
-    first, rows = part_of(dx.shape[0], chunk % parts, parts, tile)
-    times(dy, blocks, first, rows, w, True, left, width, 0, w.shape[1], dx)
+    first, rows = part_of(dx.shape[0], chunk % parts, parts, TALL)
+    times(dy, first, rows, w, True, left, width, 0, w.shape[1], dx)
 
 
 @helper
 def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
-        shared, threads = rows * w.size >= WORTH_SHARING, load(THREADS)
-        left_packed = shared and packs_left(dy, columns)
-        # Panels are transposed one by one: only a packed left factor gains by several.
-        groups = groups_of(columns, dx, threads) if left_packed else panels_of(columns, dx, True)
-        blocks = _packed_left(dy, w.shape[1], left_packed)
-        tile = LEFT_BLOCK if left_packed else TALL
-        parts = parts_of(rows, groups, tile, threads, shared)
-        launch(bind(_dx_chunk, (dy, blocks, w, dx, groups, parts, tile)), groups * parts, shared)
-        keep(blocks)
+        shared, threads = worth_sharing(rows, w.size), load(THREADS)
+        # Panels are transposed one by one.
+        groups = panels_of(columns, dx, True)
+        parts = parts_of(rows, groups, TALL, threads, shared)
+        launch(bind(_dx_chunk, (dy, w, dx, groups, parts)), groups * parts, shared)
 
 
 @helper
@@ -273,9 +245,10 @@ def _dw_chunk(
                 if direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
                 elif both_packed:
-                    rows_of_x, room = blocks[first * batch :], batch * LEFT_BLOCK
                     start = (left + j) * batch
-                    strips(rows_of_x, batch, room, packed, start, panel, local, place, some, width, False)
+                    for i in range(0, some, X_BLOCK):
+                        lies, goes, few = (first + i) * batch, place + i * local.shape[1], min(X_BLOCK, some - i)
+                        strip(blocks, lies, X_BLOCK, False, packed, start, panel, batch, local, goes, few, width, False)
                 else:
                     strip(x, first, inputs, False, own, j * batch, pitch, batch, local, place, some, width, False)
             if wanted and right - left == columns:
@@ -296,11 +269,11 @@ def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
     if x.shape[0] == 0:
         dw[:] = 0
     if rows and columns:
-        shared, panel = x.size * columns >= WORTH_SHARING, panel_width(dw)
+        shared, panel = worth_sharing(x.shape[0], dw.size), panel_width(dw)
         # Narrow results read x too seldom to be worth the copy. Each chunk packs a small dy again: it waits for nobody.
-        both_packed = NARROW and shared and x.size > ELEMENTS_IN_CACHE and columns > 4 * panel
-        blocks, packed = _in_panels(x, LEFT_BLOCK, both_packed), _in_panels(dy, panel, both_packed)
-        tile = LEFT_BLOCK if both_packed else TALL
+        both_packed = NARROW and shared and x.size > X_IN_CACHE and columns > 4 * panel
+        blocks, packed = _in_panels(x, X_BLOCK, both_packed), _in_panels(dy, panel, both_packed)
+        tile = X_BLOCK if both_packed else TALL
         parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * tile))) if shared else 1
         launch(bind(_dw_chunk, (x, blocks, dy, packed, dw, w, update, (parts, tile))), parts, shared)
         keep(packed)

@@ -4,8 +4,7 @@ Every sum is one chain of fused multiply-adds in the order of the summed index, 
 the work, for one thread or many, changes no bit of it, and neither does the width of the vector registers.
 
 After Goto and van de Geijn (2008), "Anatomy of high-performance matrix multiplication", for the shapes of training
-steps: the right factor is packed into panels as wide as a tile unless it is small; the left one is read where it lies,
-or packed as well where tiles are narrow and it is too large for the second-level cache.
+steps: the right factor is packed into panels as wide as a tile unless it is small; the left one is read where it lies.
 """
 
 from __future__ import annotations
@@ -29,23 +28,19 @@ ROWS_WORTH_PACKING = 32
 BYTES_AS_THEY_LIE = 1 << 14
 """Of a right factor that stays in the first-level cache without being packed."""
 NARROW = VECTORS == 2
-"""Whether tiles are narrow: left factors too large for the second-level cache are packed, the right one by groups of
-panels, of which the last may be a vector wider.
+"""Whether tiles are narrow, as without AVX-512.
 
-Without AVX-512 each of its rows is read anew for each 16 columns, not 64. Where it lies, rows 4 KiB apart share their
-places in the caches: products of D took a third longer.
+Then the right factor is packed by groups of panels, of which the last may be a vector wider.
 """
-LEFT_BLOCK = 4 * TALL
-"""Rows of a left factor that are packed together: whole vectors, where it is packed at all."""
+ROWS_AT_ONCE = 4 * TALL
+"""Rows of the left factor that meet all panels of a group, one after the other."""
 MOST_PANELS = 8
-"""Panels in a group of a shared product, about 256 KiB: one piece of the left factor after the other meets them."""
-LEFT_PANELS = 8
-"""Panels of a result from which a packed left factor is worth its copy."""
-ELEMENTS_IN_CACHE = 1 << 17
-"""Of a left factor that stays in the second-level cache, and is read where it lies for one panel after the other."""
+"""Panels in a group of a shared product, about 256 KiB: a few rows of the left factor after the other meet them."""
 CHUNKS_A_THREAD = 2
 WORTH_SHARING = 1 << 18
 """Multiply-adds from which waking another thread pays."""
+WEIGHTS_WORTH_SHARING = 1 << 17
+"""Of one row alone: reading the weights, or writing their gradient, takes longer than multiplying."""
 
 _I64 = ir.IntType(64)
 
@@ -118,23 +113,9 @@ def strip(
 
 
 @helper
-def strips(
-    blocks: Array,
-    depth: int,
-    room: int,
-    b: Array,
-    b_start: int,
-    b_step: int,
-    c: Array,
-    c_start: int,
-    rows: int,
-    width: int,
-    add: bool,
-) -> None:
-    """`strip` for a left factor that was packed, `LEFT_BLOCK` rows a block, one block each `room` elements."""
-    for i in range(0, rows, LEFT_BLOCK):
-        block, row, some = i // LEFT_BLOCK * room, c_start + i * c.shape[1], min(LEFT_BLOCK, rows - i)
-        strip(blocks, block, LEFT_BLOCK, False, b, b_start, b_step, depth, c, row, some, width, add)
+def worth_sharing(rows: int, weights: int) -> bool:
+    """Whether so many rows times so many weights are worth waking another thread."""
+    return bool(rows * weights >= (WORTH_SHARING if rows > 1 else WEIGHTS_WORTH_SHARING))
 
 
 @helper
@@ -186,12 +167,6 @@ def group_of(g: int, groups: int, columns: int, like: Array) -> Any:
 
 
 @helper
-def packs_left(a: Array, columns: int) -> bool:
-    """Whether a left factor is packed, by all threads together, before the product."""
-    return NARROW and a.size > ELEMENTS_IN_CACHE and columns >= LEFT_PANELS * panel_width(a)
-
-
-@helper
 def pack_group(b: Array, top: int, depth: int, left: int, width: int, panels: int, target: Array, room: int) -> None:
     """`pack` for a group of so many panels, whose last may be wider than the others."""
     last_left, _, last_pitch = panel_of(panels - 1, panels, width, b)
@@ -213,79 +188,39 @@ def depth_of(length: int, like: Array) -> int:
 
 
 @helper
-def blocks_of(a: Array, half: int) -> Any:
-    """A left factor in blocks: how many rows of blocks there are, how many of those, elements of a block.
-
-    half: where the second part of the sums begins, with a row of blocks of its own; their length if there is none.
-    """
-    length = a.shape[1]
-    deep = (half + DEPTH - 1) // DEPTH + (length - half + DEPTH - 1) // DEPTH
-    return deep, (a.shape[0] + LEFT_BLOCK - 1) // LEFT_BLOCK, depth_of(length, a) * LEFT_BLOCK
-
-
-@helper
-def pack_left_chunk(a: Array, half: int, blocks: Array, chunk: int) -> None:
-    """Copy `LEFT_BLOCK` rows of a left factor into their blocks, which all threads read afterwards."""
-    _, across, room = blocks_of(a, half)
-    first, place = chunk * LEFT_BLOCK, chunk * room
-    rows = min(LEFT_BLOCK, a.shape[0] - first)
-    for begin, end in ((0, half), (half, a.shape[1])):
-        for top in range(begin, end, DEPTH):
-            pack_transposed(a, top, min(DEPTH, end - top), first, rows, blocks[place:], LEFT_BLOCK)
-            place += across * room
-
-
-@helper
 def times(
-    a: Array,
-    blocks: Array,
-    first: int,
-    rows: int,
-    b: Array,
-    transposed: bool,
-    left: int,
-    width: int,
-    begin: int,
-    end: int,
-    c: Array,
+    a: Array, first: int, rows: int, b: Array, transposed: bool, left: int, width: int, begin: int, end: int, c: Array
 ) -> None:
-    """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a group.
-
-    blocks: a as `pack_left_chunk` packed it, if it did; then `first` is a multiple of `LEFT_BLOCK`.
-    """
-    left_packed = blocks.size > 0
-    direct = not left_packed and lies_well(b, transposed, rows)
+    """``c[i, j] = sum_k a[i, k] b[k, j]`` (or ``b[j, k]``) for begin <= k < end, some rows, the columns of a group."""
+    direct = lies_well(b, transposed, rows)
     # Where it lies, a row does not end with a whole vector, as a wider panel does; and with a pitch that the compiler
     # does not know, transposing was slower.
     count, panel = panels_of(width, c, not direct and not transposed), panel_width(c)
     room = depth_of(end - begin, c) * panel
     # A wider last panel takes no more room than the two that it is made of.
     panels = scratch(0 if direct else room * ((width + panel - 1) // panel), on_stack(c))
-    _, across, block_room = blocks_of(a, begin)
-    # Rows of blocks before `begin`: none, or those of the first half.
-    place_a = ((begin + DEPTH - 1) // DEPTH * across + first // LEFT_BLOCK) * block_room
     a_row, c_row = a.shape[1], c.shape[1]
+    # A few rows meet all panels while they are in the cache; a panel that was just transposed meets all rows.
+    block = rows if direct or transposed else ROWS_AT_ONCE
     if begin == end:
         c[first : first + rows, left : left + width] = 0
     for top in range(begin, end, DEPTH):
-        some = min(DEPTH, end - top)
-        start, more = first * a_row + top, top > begin
+        some, more = min(DEPTH, end - top), top > begin
         if not direct and not transposed:
             pack_group(b, top, some, left, width, count, panels, room)
-        for p in range(count):
-            j, columns, pitch = panel_of(p, count, width, c)
-            place, place_b = first * c_row + left + j, p * room
-            # Transposed panels packed 1,024 rows at a time were 5 % slower in D: they leave the first-level cache.
-            if transposed:
-                pack_transposed(b, top, some, left + j, columns, panels[place_b:], panel)
-            if direct:
-                place_b = top * b.shape[1] + left + j
-                strip(a, start, a_row, True, b, place_b, b.shape[1], some, c, place, rows, columns, more)
-            elif left_packed:
-                strips(blocks[place_a:], some, block_room, panels, place_b, pitch, c, place, rows, columns, more)
-            else:
-                strip(a, start, a_row, True, panels, place_b, pitch, some, c, place, rows, columns, more)
-        place_a += across * block_room
+        for i in range(first, first + rows, block):
+            few, start = min(block, first + rows - i), i * a_row + top
+            for p in range(count):
+                j, columns, pitch = panel_of(p, count, width, c)
+                place, place_b = i * c_row + left + j, p * room
+                # Transposed panels packed 1,024 rows at a time were 5 % slower in D: they leave the first-level cache.
+                if transposed:
+                    pack_transposed(b, top, some, left + j, columns, panels[place_b:], panel)
+                if direct:
+                    place_b = top * b.shape[1] + left + j
+                    strip(a, start, a_row, True, b, place_b, b.shape[1], some, c, place, few, columns, more)
+                else:
+                    strip(a, start, a_row, True, panels, place_b, pitch, some, c, place, few, columns, more)
 
 
 @helper
