@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from at_root import ROOT
 from bench import ensembles, search
 from bench.contestants.ours import Compiled
 from bench.inputs import make_inputs
-from bench.report import ways
+from bench.report import cliffs, ways
 from bench.workloads import Task
 
 
@@ -110,3 +111,16 @@ def test_ensembles_are_held_against_their_bars() -> None:
     assert "4 of 5 seeds; all were promised: missed." in text
     assert "takes 3.40 times that of one network (median; 3.00 to 3.80); below 3.5 was promised: met." in text
     assert "log loss: 3 of 5 seeds; 4 of 5 were promised: missed." in text
+
+
+def test_a_sweep_in_which_more_work_takes_less_time_has_a_cliff() -> None:
+    def record(batch: int, seconds: float) -> dict[str, Any]:
+        task = Task(f"batch {batch}", "batches", "train", (784, 256, 10), batch, batch * 10)
+        return {"task": asdict(task), "rounds": {"compiled": [[seconds]]}}
+
+    def found(*points: tuple[int, float]) -> list[str]:
+        return cliffs({"tasks": {str(batch): record(batch, seconds) for batch, seconds in points}})
+
+    assert found((1, 80e-6), (2, 90e-6), (4, 190e-6)) == []
+    assert found((1, 130e-6), (2, 90e-6)) == ["batch 1 takes 1.4x as long as batch 2, which is more work"]
+    assert found((1, 18e-6), (2, 90e-6)) == ["from batch 1 to batch 2 the step grows 2.5x beyond its work"]

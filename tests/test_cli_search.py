@@ -225,6 +225,8 @@ def test_where_all_diverge_the_range_that_did_is_named(tool: Tool) -> None:
     done = tool("search", *QUICK, "--trials", "3", "--lr", "1e6:1e8", "--out", "run")
     assert done.code == 1
     assert "all 3 trials of stage 1 diverged" in done.err
+    command = json.loads(Path("run/command.json").read_text())
+    assert (command["data"], len(command["class_names"])) == ("digits", 10)
     assert "lr: 1.000000e+06 to 1.000000e+08" in done.err
 
 

@@ -254,6 +254,30 @@ def test_a_compiled_function_within_another_is_a_part_of_its_capture(captured_be
     assert not tinygrad_cr.compile(lambda: tinygrad_cr.compile(lambda: x * 2.0)())().requires_grad
 
 
+def test_a_compiled_function_within_another_takes_and_gives_what_it_does_elsewhere() -> None:
+    x = Tensor(X.copy(), requires_grad=True)
+    inner = tinygrad_cr.compile(lambda x: x * 2.0)
+    with pytest.raises(CaptureError, match="an argument that requires grad"):
+        tinygrad_cr.compile(lambda: inner(x * 1.0))()
+
+    # A copy: what becomes of the parameters later does not show in it.
+    training = Training()
+    weight = training.model.parameters()[0]
+    now = tinygrad_cr.compile(lambda: weight)
+
+    def change(x: Tensor, y: Any) -> Tensor:
+        before = now()
+        training.step(x, y)
+        return weight - before
+
+    compiled = tinygrad_cr.compile(change)
+    for _ in range(3):
+        before = weight.data.copy()
+        found = compiled(Tensor(X), Y)
+        assert bits(found) == bits(weight.data - before)
+        assert np.abs(found.data).max() > 0
+
+
 def test_a_compiled_step_within_another_trains_as_the_eager_one() -> None:
     eager, nested = Training(), Training()
     step = tinygrad_cr.compile(nested.step)

@@ -14,6 +14,7 @@ from tinygrad_cr.search.halving import as_halving
 from tinygrad_cr.search.ledger import Ledger
 from tinygrad_cr.search.plan import Plan
 from tinygrad_cr.search.progress import Lines
+from tinygrad_cr.search.trial import ranked
 
 HALVED = {"stages": ((30, 9),), "halving": Halving(3, 1)}
 SCORE = peak(lr=0.4, reg=0.6)
@@ -51,6 +52,26 @@ def test_a_later_stage_with_fewer_rungs_can_win():
     assert result.best["stage"] == 2
     ranks = [(row["status"] != "finished", -row["val_accuracy"]) for row in result.top(len(last))]
     assert ranks == sorted(ranks)
+
+
+def test_where_all_that_went_furthest_diverged_the_others_are_no_finalists():
+    def row(stage, trial, rung, accuracy, status="finished"):
+        return {
+            "stage": stage,
+            "trial": trial,
+            "rung": rung,
+            "val_accuracy": accuracy,
+            "val_loss": 1.0,
+            "status": status,
+        }
+
+    rows = [
+        row(1, 1, 3, 0.8),
+        row(1, 2, 1, 0.7, "stopped"),
+        row(2, 1, 3, 0.9, "diverged"),
+        row(2, 2, 2, 0.9, "stopped"),
+    ]
+    assert [(row["stage"], row["trial"]) for row in ranked(rows)] == [(1, 1), (2, 2), (1, 2)]
 
 
 def test_halving_costs_a_fraction():

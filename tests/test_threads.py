@@ -180,9 +180,11 @@ def test_other_libraries_keep_their_threads(limit: str) -> None:
         "    tinygrad_cr.set_num_threads(threads)\n"
         "    for _ in range(3): step(Tensor(np.ones((128, 784), 'f')), np.zeros(128, int))\n"
         "after = {p['filepath']: p['num_threads'] for p in threadpoolctl.threadpool_info()}\n"
-        "print(bool(before) and before == {path: after[path] for path in before})"
+        "print(before == {path: after[path] for path in before} if before else 'none is known')"
     )
     done = python(program)
+    if done.stdout.strip() == "none is known":
+        pytest.skip("threadpoolctl knows none of the libraries here")
     assert done.stdout.strip() == "True", done.stderr
 
 

@@ -266,12 +266,21 @@ def _all_hold(guards: Sequence[tuple[Any, str, Any]]) -> Callable[[], bool]:
     return test
 
 
+def refuse_gradient(value: Any) -> None:
+    """Arguments are copied in, and a gradient would not find its way back.
+
+    Raises:
+        CaptureError: it is a tensor that requires grad.
+    """
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise CaptureError(
+            "an argument that requires grad cannot be captured: its gradient would belong to a copy; "
+            "close over it instead"
+        )
+
+
 def _copied(value: Any) -> Any:
+    refuse_gradient(value)
     if isinstance(value, Tensor):
-        if value.requires_grad:
-            raise CaptureError(
-                "an argument that requires grad cannot be captured: its gradient would belong to a copy; "
-                "close over it instead"
-            )
         return wrap(value.data.copy("K"), value.backend)
     return value.copy("K") if is_array(value) else value

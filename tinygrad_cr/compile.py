@@ -14,9 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tinygrad_cr import tape
-from tinygrad_cr.capture import Program, capture
+from tinygrad_cr.capture import Program, capture, refuse_gradient
 from tinygrad_cr.errors import OptionError
-from tinygrad_cr.structure import arrays_of, is_array, joined, lengthened, rebuilt
+from tinygrad_cr.kernels import backend
+from tinygrad_cr.structure import arrays_of, is_array, joined, lengthened, on_gpu, rebuilt
 
 PROGRAMS_KEPT = 16
 """Captures kept for one function: shapes times flags; the oldest goes first."""
@@ -68,8 +69,7 @@ class compile:
 
     def __call__(self, *args: Any) -> Any:
         if tape.capturing and tape.mode.program is not None:
-            result = self.fn(*args)
-            return rebuilt(result, iter(arrays_of(result)))
+            return self._within(args)
         for program in self.programs:
             if program.fits(args):
                 return program.replay.once(args)
@@ -77,6 +77,16 @@ class compile:
         program, result = capture(self.fn, args, self.in_place, leaves)
         self.programs = [program, *self.programs][:PROGRAMS_KEPT]
         return result
+
+    def _within(self, args: tuple[Any, ...]) -> Any:
+        """A call that becomes a part of another capture: to the caller it is what a call is elsewhere."""
+        if not self.in_place:
+            for value in args:
+                refuse_gradient(value)
+        result = self.fn(*args)
+        # Copied by a call that is captured, too.
+        copies = [backend("gpu" if on_gpu(array) else "cpu").xp.array(array) for array in arrays_of(result)]
+        return rebuilt(result, iter(copies))
 
     def scan(self, *args: Any, before: Callable[[int], None] | None = None) -> Any:
         """Call once for each step: arrays among the arguments have a leading axis of steps, and so have the results.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +15,12 @@ from tinygrad_cr import search as searching
 from tinygrad_cr.cli import options
 from tinygrad_cr.cli.ranges import space_of, stages_of
 from tinygrad_cr.data import Split
-from tinygrad_cr.errors import DivergenceError, ExecutorError, OptionError
+from tinygrad_cr.errors import OptionError
 from tinygrad_cr.nn.init import INITS
 from tinygrad_cr.optim import OPTIMIZERS
 from tinygrad_cr.report import write_search_report
 from tinygrad_cr.report.searches import COMMAND, opposite
 from tinygrad_cr.search import SearchResult
-from tinygrad_cr.search.ledger import SEARCH
 from tinygrad_cr.search.process_pool import process_pool
 from tinygrad_cr.search.progress import Bar, Lines, trial_line
 from tinygrad_cr.train.run import next_run_path, write_atomically
@@ -106,7 +106,10 @@ def search(
         "standardize": standardize,
         "device": device,
         "out": folder,
-        "reporter": Bar(stream) if stream.isatty() else Lines(stream),
+        # Written as soon as the folder is this search's: what is killed can be looked at, and no other's is replaced.
+        "reporter": (Bar if stream.isatty() else Lines)(
+            stream, begun=partial(_write_command, folder, parts, data, label, seed)
+        ),
     }
     with ExitStack() as stack:
         common["executor"] = stack.enter_context(process_pool(workers)) if workers > 1 else None
@@ -115,14 +118,9 @@ def search(
                 result = searching.grid_search(parts.train, validation, space, points=grid, epochs=epochs, **common)
             else:
                 result = searching.coarse_to_fine(parts.train, validation, space, stages=plan, **common)
-        except (KeyboardInterrupt, DivergenceError, ExecutorError) as error:
-            # Of a search that was under way. Other errors may be about a folder of another search: its command stays.
-            _write_command(folder, parts, data, label, seed)
-            if not isinstance(error, KeyboardInterrupt):
-                raise
+        except KeyboardInterrupt:
             _interrupted(folder, out)
             raise typer.Exit(130) from None
-    _write_command(folder, parts, data, label, seed)
     page = write_search_report(folder, against=against) if report else None
     if as_json:
         print(json.dumps(_figures(result, folder) | {"report": None if page is None else str(page)}, allow_nan=False))
@@ -147,8 +145,6 @@ def _interrupted(folder: Path, out: Path | None) -> None:
 
 
 def _write_command(folder: Path, parts: Split, data: str, label: str | None, seed: int) -> None:
-    if not (folder / SEARCH).exists():
-        return
     content = {
         "command": ["tinygrad-cr", *sys.argv[1:]],
         "data": data,

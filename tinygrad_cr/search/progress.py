@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import IO, Any, Protocol, runtime_checkable
 
 from rich.console import Console
@@ -97,16 +98,24 @@ class Silent:
 
 
 class Lines(Silent):
-    """Prints a line a trial and, at most every `interval` seconds, the time that is left."""
+    """Prints a line a trial and, at most every `interval` seconds, the time that is left.
+
+    Args:
+        stream: where to; None for standard output.
+        begun: called when a stage begins; the ledger, if there is one, is open then.
+    """
 
     interval = 10.0
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None, begun: Callable[[], object] | None = None) -> None:
         self.stream = stream or sys.stdout
+        self.begun = begun
         self.said = time.monotonic()
 
     def start(self, stage: int, trials: int, epochs: int) -> None:
         """Print how much there is to do."""
+        if self.begun is not None:
+            self.begun()
         self.note(f"stage {stage}: {trials} trials, {epochs} epochs")
 
     def trial(self, row: Row, space: Space) -> None:
@@ -128,8 +137,8 @@ class Lines(Silent):
 class Bar(Lines):
     """The lines, and below them a bar with the time that is left."""
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: IO[str] | None = None, begun: Callable[[], object] | None = None) -> None:
+        super().__init__(stream, begun)
         self.console = Console(file=self.stream)
         self.progress = Progress(
             TextColumn("search"),

@@ -119,13 +119,12 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     >>> [row["trial"] for row in ranked(rows)]
     [1, 2, 0]
     """
-    good = scored(rows)
     furthest: dict[int, int] = {}
-    for row in good:
+    for row in rows:
         furthest[row["stage"]] = max(row.get("rung", 0), furthest.get(row["stage"], 0))
 
     def order(row: Row) -> tuple[float, ...]:
         short = furthest[row["stage"]] - row.get("rung", 0)
         return short, -row["val_accuracy"], row["val_loss"], row["stage"], row["trial"]
 
-    return sorted(good, key=order)
+    return sorted(scored(rows), key=order)

@@ -17,7 +17,7 @@ from tinygrad_cr.data import Dataset, Standardizer
 from tinygrad_cr.errors import RunError, StateDictError, TinygradError
 from tinygrad_cr.nn import Module
 from tinygrad_cr.optim import Optimizer
-from tinygrad_cr.random import Generator
+from tinygrad_cr.random import Generator, Generators
 from tinygrad_cr.train.history import Event, History, Row
 
 FORMAT = 1
@@ -174,7 +174,7 @@ def load_standardizer(arrays: Mapping[str, Any], mode: str) -> Standardizer:
 
 
 def generators(model: Module) -> Iterator[Generator]:
-    """The sources of randomness of a model, each once, in the order of its modules.
+    """The sources of randomness of a model, or of its members, each once, in the order of its modules.
 
     >>> from tinygrad_cr.nn import MLP
     >>> [g.seed for g in generators(MLP([4, 8, 8, 2], dropout=0.5, generator=7))]
@@ -183,9 +183,10 @@ def generators(model: Module) -> Iterator[Generator]:
     seen: set[int] = set()
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Generator) and id(value) not in seen:
-                seen.add(id(value))
-                yield value
+            for source in value.generators if isinstance(value, Generators) else [value]:
+                if isinstance(source, Generator) and id(source) not in seen:
+                    seen.add(id(source))
+                    yield source
 
 
 def digest(data: Dataset) -> str:

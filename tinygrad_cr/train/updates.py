@@ -120,10 +120,7 @@ class Updates:
     def _made(self, arrays: tuple[Array, ...], measure: bool, before: Callable[[int], None]) -> tuple[Array, Any]:
         """A step with each of the leading parts of the arrays: losses, and norms if they are measured, of each."""
         if self._compiled is not None:
-            # Nothing was captured yet: a capture that fails has made a part of its step, which is then made eagerly.
-            moment = None if self._compiled.programs else Moment(self.model, self.optimizer)
-            if moment is not None:
-                moment.keep()
+            moment = self._before_a_capture((*(array[0] for array in arrays), measure))
             try:
                 if len(arrays[0]) > 1:
                     losses, norms = self._compiled.scan(*arrays, measure, before=before)
@@ -143,6 +140,15 @@ class Updates:
             results.append((loss.data, norms))
         xp = self.kernels.xp
         return xp.stack([loss for loss, _ in results]), xp.stack([norms for _, norms in results]) if measure else None
+
+    def _before_a_capture(self, args: tuple[Any, ...]) -> Moment | None:
+        """Where things stand, if the next step is to be captured: where that fails, a part of the step was made."""
+        assert self._compiled is not None
+        if any(program.fits(args) for program in self._compiled.programs):
+            return None
+        moment = Moment(self.model, self.optimizer)
+        moment.keep()
+        return moment
 
     def _minibatches(self, rows: Array) -> tuple[Array, Array]:
         """Those of several steps, for all members."""
