@@ -187,7 +187,7 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
         shared, threads = worth_sharing(rows, w.size), load(THREADS)
-        # Panels are transposed one by one.
+        # Groups of one: a panel is used while the first-level cache has it, just transposed.
         groups = panels_of(columns, dx, True)
         parts = parts_of(rows, groups, TALL, threads, shared)
         launch(bind(_dx_chunk, (dy, w, dx, groups, parts)), groups * parts, shared)
