@@ -10,16 +10,12 @@ from ..interface import Array
 from .board import THREADS, bind, load
 from .compiling import helper, kernel
 from .memory import flat, keep, on_stack, scratch, shaped
-from .packing import pack
 from .philox import random_lanes
 from .product import (
     CHUNKS_A_THREAD,
-    NARROW,
     group_of,
     groups_of,
     middle,
-    pack_group,
-    panel_of,
     panel_width,
     panels_of,
     part_of,
@@ -28,9 +24,10 @@ from .product import (
     times,
     worth_sharing,
 )
+from .sparse import MOST_NONZERO, sparse_times, wide_group_of, wide_panels, worth_skipping
 from .threads import ELEMENTS_WORTH_SHARING, launch
 from .tile import TALL
-from .updates import step
+from .weights import weight_gradient
 
 MASK_ELEMENTS = 2048
 """Elements whose masks are drawn at a time: their random numbers stay in the first-level cache."""
@@ -38,17 +35,6 @@ MOST_ELEMENTS_TO_JOIN = 1 << 16
 """Of a result whose sums may be cut in two."""
 MOST_ROWS_A_PART = 256
 """Rows of x for which a group of panels is packed again, and that stay in the second-level cache meanwhile."""
-X_BLOCK = 4 * TALL
-"""Features of x that are packed together for dW: whole vectors, where x is packed at all."""
-X_IN_CACHE = 1 << 17
-"""Elements of x up to which dW reads it where it lies.
-
-Rows 4 KiB apart share their places in the caches: without packed factors dW of D took a quarter longer.
-"""
-ROWS_A_GRADIENT = 8 * TALL
-"""Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
-PACKED_AT_ONCE = 1 << 16
-"""Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
 NO_DROPOUT = 65536
 
 
@@ -124,13 +110,18 @@ def _forward_chunk(
     x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, half: int, cuts: Any, chunk: int
 ) -> None:
     """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
-    groups, parts = cuts
+    groups, parts, skipping = cuts
     second = chunk >= groups * parts
     # All groups of some rows, then other rows: a thread finds x in its second-level cache.
-    left, width = group_of(chunk % groups, groups, out.shape[1], out)
     first, rows = part_of(out.shape[0], chunk // groups % parts, parts, TALL)
     begin, end = (half, w.shape[0]) if second else (0, half)
-    times(x, first, rows, w, False, left, width, begin, end, other if second else out)
+    target = other if second else out
+    if skipping:
+        left, width = wide_group_of(chunk % groups, groups, out.shape[1], out)
+        sparse_times(x, first, rows, w, False, left, width, begin, end, target)
+    else:
+        left, width = group_of(chunk % groups, groups, out.shape[1], out)
+        times(x, first, rows, w, False, left, width, begin, end, target)
     if half == w.shape[0]:
         _finish_block(out, first, rows, left, width, b, epilogue)
 
@@ -162,9 +153,13 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     half = half if halved else w.shape[0]
     sharing = (threads + 1) // 2 if halved else threads
     # Alone, whole rows: they are finished faster than parts of rows.
-    groups = groups_of(columns, out, sharing) if shared else 1
+    groups, skipping = 1, shared and worth_skipping(x, columns, MOST_NONZERO)
+    if skipping:
+        groups = min(wide_panels(columns, out), CHUNKS_A_THREAD * sharing)
+    elif shared:
+        groups = groups_of(columns, out, sharing)
     parts = parts_of(rows, groups, TALL, sharing, shared)
-    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART)
+    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), skipping
     space = scratch(out.size if halved else 0, on_stack(out))
     other = shaped(space, out.shape) if halved else out
     chunks = groups * cuts[1] * (2 if halved else 1)
@@ -176,10 +171,14 @@ def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
 
 
 @helper
-def _dx_chunk(dy: Array, w: Array, dx: Array, groups: int, parts: int, chunk: int) -> None:
-    left, width = group_of(chunk // parts, groups, dx.shape[1], dx)
+def _dx_chunk(dy: Array, w: Array, dx: Array, groups: int, parts: int, skipping: bool, chunk: int) -> None:
     first, rows = part_of(dx.shape[0], chunk % parts, parts, TALL)
-    times(dy, first, rows, w, True, left, width, 0, w.shape[1], dx)
+    if skipping:
+        left, width = wide_group_of(chunk // parts, groups, dx.shape[1], dx)
+        sparse_times(dy, first, rows, w, True, left, width, 0, w.shape[1], dx)
+    else:
+        left, width = group_of(chunk // parts, groups, dx.shape[1], dx)
+        times(dy, first, rows, w, True, left, width, 0, w.shape[1], dx)
 
 
 @helper
@@ -187,97 +186,11 @@ def _dx(dy: Array, w: Array, dx: Array) -> None:
     rows, columns = dx.shape
     if rows and columns:
         shared, threads = worth_sharing(rows, w.size), load(THREADS)
+        skipping = shared and worth_skipping(dy, columns, MOST_NONZERO)
         # Groups of one: a panel is used while the first-level cache has it, just transposed.
-        groups = panels_of(columns, dx, True)
+        groups = min(wide_panels(columns, dx), CHUNKS_A_THREAD * threads) if skipping else panels_of(columns, dx, True)
         parts = parts_of(rows, groups, TALL, threads, shared)
-        launch(bind(_dx_chunk, (dy, w, dx, groups, parts)), groups * parts, shared)
-
-
-@helper
-def _panels_chunk(a: Array, pitch: int, group: int, panels: Array, chunk: int) -> None:
-    left, batch = chunk * group, a.shape[0]
-    width = min(group, a.shape[1] - left)
-    last_left = (width - 1) // pitch * pitch
-    pack(a, 0, batch, left, width, panels[left * batch :], batch * pitch, pitch, last_left, pitch)
-
-
-@helper
-def _in_panels(a: Array, pitch: int, wanted: bool) -> Array:
-    """A factor in panels of `pitch` columns, see `pack`; empty if that is not wanted. The caller has to `keep` it."""
-    if not wanted:
-        return flat(a)[:0]
-    batch, columns = a.shape
-    across = (columns + pitch - 1) // pitch
-    panels = scratch(across * pitch * batch, flat(a)[:0])
-    group = pitch * max(1, across // (CHUNKS_A_THREAD * load(THREADS)))
-    launch(bind(_panels_chunk, (a, pitch, group, panels)), (columns + group - 1) // group, True)
-    return panels
-
-
-@helper
-def _dw_chunk(
-    x: Array, blocks: Array, dy: Array, packed: Array, dw: Array, w: Array, update: Any, cuts: Any, chunk: int
-) -> None:
-    """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache.
-
-    A gradient that nobody looks at after the update stays in the first-level cache, and no memory is written for it.
-    """
-    velocity, wanted, kept, (penalty, rate, momentum, nesterov) = update
-    panel = panel_width(dw)
-    batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
-    top, rows = part_of(inputs, chunk, *cuts)
-    direct, both_packed = columns <= panel, blocks.size > 0
-    group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
-    own = scratch(0 if direct or both_packed else batch * min(group, columns + panel), on_stack(dw))
-    gradient, weights, speed = flat(dw), flat(w), flat(velocity)
-    space = scratch(ROWS_A_GRADIENT * min(group, columns) if wanted and not kept else 0, on_stack(dw))
-    for left in range(0, columns, group):
-        right = min(left + group, columns)
-        local = shaped(space, (ROWS_A_GRADIENT, right - left)) if wanted and not kept else dw
-        count = panels_of(right - left, dw, not both_packed)
-        if not direct and not both_packed:
-            pack_group(dy, 0, batch, left, right - left, count, own, batch * panel)
-        for first in range(top, top + rows, ROWS_A_GRADIENT):
-            some = min(ROWS_A_GRADIENT, top + rows - first)
-            for p in range(count):
-                j, width, pitch = panel_of(p, count, right - left, dw)
-                place = first * columns + left + j if kept else j
-                if direct:
-                    strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
-                elif both_packed:
-                    start = (left + j) * batch
-                    for i in range(0, some, X_BLOCK):
-                        lies, goes, few = (first + i) * batch, place + i * local.shape[1], min(X_BLOCK, some - i)
-                        strip(blocks, lies, X_BLOCK, False, packed, start, panel, batch, local, goes, few, width, False)
-                else:
-                    strip(x, first, inputs, False, own, j * batch, pitch, batch, local, place, some, width, False)
-            if wanted and right - left == columns:
-                begin, end = first * columns, (first + some) * columns
-                found = gradient[begin:end] if kept else space[: some * columns]
-                step(weights[begin:end], found, speed[begin:end], penalty, rate, momentum, nesterov)
-            elif wanted:
-                for i in range(first, first + some):
-                    begin, end = i * columns + left, i * columns + right
-                    row = (i - first) * (right - left)
-                    found = gradient[begin:end] if kept else space[row : row + right - left]
-                    step(weights[begin:end], found, speed[begin:end], penalty, rate, momentum, nesterov)
-
-
-@helper
-def _dw(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
-    rows, columns = dw.shape
-    if x.shape[0] == 0:
-        dw[:] = 0
-    if rows and columns:
-        shared, panel = worth_sharing(x.shape[0], dw.size), panel_width(dw)
-        # Narrow results read x too seldom to be worth the copy. Each chunk packs a small dy again: it waits for nobody.
-        both_packed = NARROW and shared and x.size > X_IN_CACHE and columns > 4 * panel
-        blocks, packed = _in_panels(x, X_BLOCK, both_packed), _in_panels(dy, panel, both_packed)
-        tile = X_BLOCK if both_packed else TALL
-        parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), rows // (2 * tile))) if shared else 1
-        launch(bind(_dw_chunk, (x, blocks, dy, packed, dw, w, update, (parts, tile))), parts, shared)
-        keep(packed)
-        keep(blocks)
+        launch(bind(_dx_chunk, (dy, w, dx, groups, parts, skipping)), groups * parts, shared)
 
 
 @helper
@@ -344,7 +257,7 @@ def backward(dy: Array, x: Array, w: Array, dx: Array, dx_wanted: bool, dw: Arra
     """
     if dx_wanted:
         _dx(dy, w, dx)
-    _dw(x, dy, dw, w, update)
+    weight_gradient(x, dy, dw, w, update)
     _column_sums(dy, db)
 
 
@@ -366,7 +279,7 @@ def backward_masked(
     _masked(dy, y, factor, dz, db, True)
     if dx_wanted:
         _dx(dz, w, dx)
-    _dw(x, dz, dw, w, update)
+    weight_gradient(x, dz, dw, w, update)
 
 
 @kernel
@@ -379,7 +292,7 @@ def affine_backward(dy: Array, x: Array, w: Array, dx: Array | None, dw: Array |
     if dx is not None:
         _dx(dy, w, dx)
     if dw is not None:
-        _dw(x, dy, dw, w, no_update(w))
+        weight_gradient(x, dy, dw, w, no_update(w))
     if db is not None:
         _column_sums(dy, db)
 
@@ -418,4 +331,4 @@ def affine_relu_dropout_backward(
     if dx is not None:
         _dx(dz, w, dx)
     if dw is not None:
-        _dw(x, dz, dw, w, no_update(w))
+        weight_gradient(x, dz, dw, w, no_update(w))

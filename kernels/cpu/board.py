@@ -18,9 +18,23 @@ MOST_THREADS = 64
 
 # The board: words of 64 bits, each on cache lines of its own, because each is written by one and watched by others.
 LINE = 16
-OWNER, TASK, DATA, DONE, THREADS, SLEEPERS, QUIT, GENERATION, MUTEX, CONDITION, FLOAT32, FLOAT64, CLAIMS = (
-    LINE * i for i in range(13)
-)
+(
+    OWNER,
+    TASK,
+    DATA,
+    DONE,
+    THREADS,
+    SLEEPERS,
+    QUIT,
+    GENERATION,
+    MUTEX,
+    CONDITION,
+    FLOAT32,
+    FLOAT64,
+    SPARSE32,
+    SPARSE64,
+    CLAIMS,
+) = (LINE * i for i in range(15))
 WORDS = CLAIMS + LINE * MOST_THREADS
 
 SYMBOL = "tinygrad_cr_board"

@@ -113,56 +113,67 @@ def pack(
             _copy_some(b, start + j, width - j, panels, place)
 
 
-@primitive
-def _transpose_square(
-    typing_context: Any,
-    b: Any,
-    b_start: Any,
-    b_row: Any,
-    rows: Any,
-    columns: Any,
-    panel: Any,
-    panel_start: Any,
-    pitch: Any,
-) -> Any:
-    """Transpose a square, as many rows as a vector has elements, in registers; beyond `rows` and `columns` it is 0.
+def _make_transposition(masked: bool) -> Any:
+    """The function that transposes a square, as many rows as a vector has elements, in registers.
 
     In step d = 1, 2, 4, ... rows i and i + d exchange the elements in which their positions differ by bit d.
+
+    masked: beyond `rows` and `columns` it is 0; otherwise it is whole, and neither is asked for.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lanes = VECTOR_BYTES * 8 // b.dtype.bitwidth
-        align = b.dtype.bitwidth // 8
-        vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
+    @primitive
+    def transpose(
+        typing_context: Any,
+        b: Any,
+        b_start: Any,
+        b_row: Any,
+        rows: Any,
+        columns: Any,
+        panel: Any,
+        panel_start: Any,
+        pitch: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            lanes = VECTOR_BYTES * 8 // b.dtype.bitwidth
+            align = b.dtype.bitwidth // 8
+            vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
 
-        def rows_of(i: int, start: Any, row: Any) -> list[Any]:
-            data = builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [start])
-            steps = [builder.mul(row, _I64(k)) for k in range(lanes)]
-            return [builder.bitcast(builder.gep(data, [step]), vector.as_pointer()) for step in steps]
+            def rows_of(i: int, start: Any, row: Any) -> list[Any]:
+                data = builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [start])
+                steps = [builder.mul(row, _I64(k)) for k in range(lanes)]
+                return [builder.bitcast(builder.gep(data, [step]), vector.as_pointer()) for step in steps]
 
-        inside = _first_lanes(builder, lanes, args[4])
-        rows = []
-        for k, place in enumerate(rows_of(0, args[1], args[2])):
-            there = builder.icmp_signed("<", _I64(k), args[3])
-            mask = builder.select(there, inside, ir.Constant(inside.type, [0] * lanes))
-            rows.append(_masked_load(builder, vector, b.dtype.bitwidth, place, mask))
-        d = 1
-        while d < lanes:
-            upper = [k if not k & d else lanes + k - d for k in range(lanes)]
-            lower = [k + d if not k & d else lanes + k for k in range(lanes)]
-            for i in range(lanes):
-                if not i & d:
-                    pair = rows[i], rows[i + d]
-                    for target, order in ((i, upper), (i + d, lower)):
-                        chosen = ir.Constant(ir.VectorType(_I32, lanes), order)
-                        rows[target] = builder.shuffle_vector(*pair, chosen)
-            d *= 2
-        for value, place in zip(rows, rows_of(5, args[6], args[7]), strict=True):
-            builder.store(value, place, align=align)
-        return context.get_dummy_value()
+            inside = _first_lanes(builder, lanes, args[4])
+            rows = []
+            for k, place in enumerate(rows_of(0, args[1], args[2])):
+                if masked:
+                    there = builder.icmp_signed("<", _I64(k), args[3])
+                    mask = builder.select(there, inside, ir.Constant(inside.type, [0] * lanes))
+                    rows.append(_masked_load(builder, vector, b.dtype.bitwidth, place, mask))
+                else:
+                    rows.append(builder.load(place, align=align))
+            d = 1
+            while d < lanes:
+                upper = [k if not k & d else lanes + k - d for k in range(lanes)]
+                lower = [k + d if not k & d else lanes + k for k in range(lanes)]
+                for i in range(lanes):
+                    if not i & d:
+                        pair = rows[i], rows[i + d]
+                        for target, order in ((i, upper), (i + d, lower)):
+                            chosen = ir.Constant(ir.VectorType(_I32, lanes), order)
+                            rows[target] = builder.shuffle_vector(*pair, chosen)
+                d *= 2
+            for value, place in zip(rows, rows_of(5, args[6], args[7]), strict=True):
+                builder.store(value, place, align=align)
+            return context.get_dummy_value()
 
-    n = types.int64
-    return types.void(b, n, n, n, n, panel, n, n), generate
+        n = types.int64
+        return types.void(b, n, n, n, n, panel, n, n), generate
+
+    return transpose
+
+
+_transpose_square, _transpose_some = _make_transposition(masked=False), _make_transposition(masked=True)
 
 
 @helper
@@ -176,4 +187,7 @@ def pack_transposed(b: Array, top: int, depth: int, left: int, width: int, panel
     for j in range(0, width, lanes):
         for k in range(0, depth, lanes):
             start = (left + j) * row + top + k
-            _transpose_square(b, start, row, width - j, depth - k, panel, k * pitch + j, pitch)
+            if j + lanes <= width and k + lanes <= depth:
+                _transpose_square(b, start, row, lanes, lanes, panel, k * pitch + j, pitch)
+            else:
+                _transpose_some(b, start, row, width - j, depth - k, panel, k * pitch + j, pitch)

@@ -11,12 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba import types
-
 from ..interface import Array
-from .board import word_of
-from .compiling import helper, primitive
+from .addresses import caller
+from .compiling import helper
 from .memory import on_stack, scratch
 from .packing import pack, pack_transposed
 from .tile import TALL, TILES, VECTOR_BYTES, VECTORS, lanes_of
@@ -42,42 +39,7 @@ WORTH_SHARING = 1 << 18
 WEIGHTS_WORTH_SHARING = 1 << 17
 """Of one row alone: reading the weights, or writing their gradient, takes longer than multiplying."""
 
-_I64 = ir.IntType(64)
-
-
-@primitive
-def _call_tiles(
-    typing_context: Any,
-    a: Any,
-    a_start: Any,
-    pitch: Any,
-    b: Any,
-    b_start: Any,
-    b_step: Any,
-    depth: Any,
-    c: Any,
-    c_start: Any,
-    c_row: Any,
-    rows: Any,
-    vectors: Any,
-    last: Any,
-    add: Any,
-    by_rows: Any,
-) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, a_start, pitch, b, b_start, b_step, depth, c, c_start, *rest = args
-        pointers = [
-            builder.gep(context.make_array(signature.args[i])(context, builder, array).data, [start])
-            for i, array, start in ((0, a, a_start), (3, b, b_start), (7, c, c_start))
-        ]
-        values = [pointers[0], pitch, pointers[1], b_step, depth, pointers[2], *rest]
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        address = builder.load(word_of(builder, _I64(TILES[signature.args[7].dtype])))
-        builder.call(builder.inttoptr(address, kind.as_pointer()), values)
-        return context.get_dummy_value()
-
-    n = types.int64
-    return types.void(a, n, n, b, n, n, n, c, n, n, n, n, n, n, n), generate
+_call_tiles = caller(TILES)
 
 
 @helper
@@ -107,9 +69,8 @@ def strip(
     lanes = lanes_of(c)
     vectors = (width + lanes - 1) // lanes
     last, c_row = width - lanes * (vectors - 1), c.shape[1]
-    _call_tiles(
-        a, a_start, pitch, b, b_start, b_step, depth, c, c_start, c_row, rows, vectors, last, int(add), int(by_rows)
-    )
+    numbers = pitch, b_step, depth, c_row, rows, vectors, last, int(add), int(by_rows)
+    _call_tiles((a, b, c), (a_start, b_start, c_start), numbers)
 
 
 @helper

@@ -39,6 +39,8 @@ from .board import (
     OWNER,
     QUIT,
     SLEEPERS,
+    SPARSE32,
+    SPARSE64,
     SYMBOL,
     TASK,
     THREADS,
@@ -156,7 +158,7 @@ class Pool:
 
     def renew(self) -> None:
         """No worker, nothing to do: the state of a new process, and of a child that fork made."""
-        kept = [THREADS, FLOAT32, FLOAT64]
+        kept = [THREADS, FLOAT32, FLOAT64, SPARSE32, SPARSE64]
         values = self.board[kept]
         self.board[:] = 0
         self.board[kept] = values

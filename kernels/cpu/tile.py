@@ -8,10 +8,10 @@ from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 
+from .addresses import further, publish
 from .board import FLOAT32, FLOAT64
 from .compiling import kernel, primitive, separate_helper
 from .memory import LINE_BYTES
-from .threads import pool
 
 _FEATURES = binding.get_host_cpu_features()
 _X86 = binding.get_process_triple().startswith(("x86", "i"))
@@ -180,14 +180,6 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
 
 
 @primitive
-def _moved(typing_context: Any, pointer: Any, elements: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return pointer(pointer, types.int64), generate
-
-
-@primitive
 def lanes_of(typing_context: Any, like: Any) -> Any:
     """How many elements of an array's dtype a vector holds. The compiler knows it; it does not know an itemsize."""
     lanes = VECTOR_BYTES * 8 // like.dtype.bitwidth
@@ -215,13 +207,13 @@ def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:
         a_row = pitch if by_rows else 1
         while rows >= tall:
             whole(a, pitch, b, b_step, depth, c, c_row, last, add)
-            a, c, rows = _moved(a, tall * a_row), _moved(c, tall * c_row), rows - tall
+            a, c, rows = further(a, tall * a_row), further(c, tall * c_row), rows - tall
         while rows >= 4:
             four(a, pitch, b, b_step, depth, c, c_row, last, add)
-            a, c, rows = _moved(a, 4 * a_row), _moved(c, 4 * c_row), rows - 4
+            a, c, rows = further(a, 4 * a_row), further(c, 4 * c_row), rows - 4
         if rows >= 2:
             two(a, pitch, b, b_step, depth, c, c_row, last, add)
-            a, c, rows = _moved(a, 2 * a_row), _moved(c, 2 * c_row), rows - 2
+            a, c, rows = further(a, 2 * a_row), further(c, 2 * c_row), rows - 2
         if rows >= 1:
             single(a, pitch, b, b_step, depth, c, c_row, last, add)
 
@@ -257,22 +249,12 @@ _by_rows, _by_columns = _make_choice(True), _make_choice(False)
 
 
 @kernel
-def tiles(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add, by_rows):
-    """What `product.strip` does, on addresses. Compiled once: copies in every kernel would take a minute to compile."""
+def tiles(a, b, c, pitch, b_step, depth, c_row, rows, vectors, last, add, by_rows):
+    """What `product.strip` does, on addresses."""
     if by_rows:
         _by_rows(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add)
     else:
         _by_columns(a, pitch, b, b_step, depth, c, c_row, rows, vectors, last, add)
 
 
-def _load_tiles() -> None:
-    """Compile `tiles`, or take it from the cache, and leave its addresses where kernels look for them."""
-    for number, word in TILES.items():
-        pointer, n = types.CPointer(number), types.int64
-        signature = types.void(pointer, n, pointer, n, n, pointer, n, n, n, n, n, n)
-        tiles.compile(signature)
-        found = tiles.overloads[signature.args]
-        pool.board[word] = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
-
-
-_load_tiles()
+publish(tiles, TILES, 3, 9)

@@ -1,0 +1,300 @@
+"""Products whose left factor is mostly zeros, as ReLU and dropout leave them: what is multiplied by 0 is not read.
+
+Of 64 elements in a row of the left factor, a word says which are not zero; each of these adds its row of a packed
+panel to the sums, which run in vector registers. Adding a product with 0 changes no sum, and the order is that of
+`product.py`: so are the bits. Only 0 times inf or NaN is not 0: a panel that holds one meets every element.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from ..interface import Array
+from .addresses import caller, further, publish
+from .board import SPARSE32, SPARSE64
+from .compiling import helper, kernel, primitive, reordering_helper
+from .memory import flat, on_stack, scratch
+from .packing import pack, pack_transposed
+from .tile import ACCUMULATORS, FUSED, VECTOR_BYTES, lanes_of
+
+DEPTH = 64
+"""Rows of a panel: as many as a word has bits."""
+WIDE = 8 if ACCUMULATORS == 24 else 12
+"""Vectors in a row of a panel at most: 24 KiB, or 32 with AVX-512, stay in the first-level cache while rows pass."""
+ADDRESSES = {types.float32: SPARSE32, types.float64: SPARSE64}
+"""For each dtype, the word of the board that holds the address of its compiled `sparse_rows`."""
+LEAST = 32
+"""Rows and columns of either factor from which skipping zeros pays."""
+MOST_NONZERO = 0.55
+"""The part of a factor that is not zero, up to which skipping pays; a dense product is faster from 0.6 to 1.0 on."""
+ROWS_SAMPLED = 8
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+@primitive
+def _row(typing_context: Any, a: Any, word: Any, b: Any, pitch: Any, c: Any, vectors: Any, last: Any, add: Any) -> Any:
+    """Add to a row of sums, so many vectors wide, of which the last has `last` elements.
+
+    There is a piece of code for each width, whole or not: all sums of a row stay in registers.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a_data, word, b_data, pitch, c_data, vectors, last, add = args
+        item, bits = context.get_value_type(c.dtype), c.dtype.bitwidth
+        lanes = VECTOR_BYTES * 8 // bits
+        vector, numbers = ir.VectorType(item, lanes), ir.VectorType(_I32, lanes)
+        flags, pointer = ir.VectorType(ir.IntType(1), lanes), vector.as_pointer()
+        zero, align = ir.Constant(vector, [0.0] * lanes), _I32(bits // 8)
+
+        def function(name: str, suffix: str, result: Any, *parameters: Any) -> Any:
+            kind = ir.FunctionType(result, parameters)
+            return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}{suffix}")
+
+        def spread(value: Any, kind: Any) -> Any:
+            nothing = ir.Constant(kind, ir.Undefined)
+            one = builder.insert_element(nothing, value, _I32(0))
+            return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+
+        def at(base: Any, j: int) -> Any:
+            return builder.bitcast(builder.gep(base, [_I64(lanes * j)]), pointer)
+
+        def accumulate(width: int, masked: bool, done: Any) -> None:
+            """The sums of one width, then on to `done`."""
+            begin = builder.block
+            resume, head, body, end = (builder.append_basic_block(name) for name in ("resume", "head", "body", "end"))
+            builder.cbranch(adding, resume, head)
+            builder.position_at_end(resume)
+            before = [builder.load(at(c_data, j), align=bits // 8) for j in range(width - masked)]
+            if masked:
+                before.append(builder.call(load, [at(c_data, width - 1), align, mask, zero]))
+            builder.branch(head)
+            builder.position_at_end(head)
+            left, sums = builder.phi(_I64), [builder.phi(vector) for _ in range(width)]
+            builder.cbranch(builder.icmp_signed("!=", left, _I64(0)), body, end)
+            builder.position_at_end(body)
+            k = builder.call(zeros_below, [left, ir.IntType(1)(1)])
+            factor = spread(builder.load(builder.gep(a_data, [k])), vector)
+            b_row = builder.gep(b_data, [builder.mul(k, pitch)])
+            after = []
+            for j, running in enumerate(sums):
+                value = builder.load(at(b_row, j), align=bits // 8)
+                if FUSED:
+                    after.append(builder.call(fma, [factor, value, running]))
+                else:
+                    after.append(builder.fadd(running, builder.fmul(factor, value)))
+            rest = builder.and_(left, builder.sub(left, _I64(1)))
+            builder.branch(head)
+            for block, bits_left, values in (
+                (begin, word, [zero] * width),
+                (resume, word, before),
+                (body, rest, after),
+            ):
+                left.add_incoming(bits_left, block)
+                for phi, value in zip(sums, values, strict=True):
+                    phi.add_incoming(value, block)
+            builder.position_at_end(end)
+            for j, value in enumerate(sums):
+                if masked and j == width - 1:
+                    builder.call(store, [value, at(c_data, j), align, mask])
+                else:
+                    builder.store(value, at(c_data, j), align=bits // 8)
+            builder.branch(done)
+
+        kind = f".v{lanes}f{bits}"
+        fma = function("fma", kind, vector, vector, vector, vector)
+        load = function("masked.load", f"{kind}.p0", vector, pointer, _I32, flags, vector)
+        store = function("masked.store", f"{kind}.p0", ir.VoidType(), vector, pointer, _I32, flags)
+        zeros_below = function("cttz", ".i64", _I64, _I64, ir.IntType(1))
+        count = ir.Constant(numbers, list(range(lanes)))
+        mask = builder.icmp_signed("<", count, spread(builder.trunc(last, _I32), numbers))
+        adding = builder.icmp_signed("!=", add, _I64(0))
+        some = builder.zext(builder.icmp_signed("<", last, _I64(lanes)), _I64)
+        case = builder.or_(builder.shl(vectors, _I64(1)), some)
+        done = builder.append_basic_block("done")
+        choice = builder.switch(case, done)
+        for width in range(1, WIDE + 1):
+            for masked in (False, True):
+                block = builder.append_basic_block("width")
+                choice.add_case(_I64(2 * width + masked), block)
+                builder.position_at_end(block)
+                accumulate(width, masked, done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    n = types.int64
+    return types.void(a, n, b, n, c, n, n, n), generate
+
+
+@primitive
+def _word_at(typing_context: Any, words: Any, i: Any) -> Any:
+    """Word i, counted from where a pointer points to."""
+    return types.int64(words, types.int64), lambda context, builder, signature, args: builder.load(
+        builder.gep(args[0], [args[1]])
+    )
+
+
+@kernel
+def sparse_rows(a, b, c, words, a_row, across, always, pitch, c_row, rows, vectors, last, add):
+    """What `meet` does, on addresses."""
+    for i in range(rows):
+        word = _word_at(words, i * across) | always
+        _row(further(a, i * a_row), word, b, pitch, further(c, i * c_row), vectors, last, add)
+
+
+publish(sparse_rows, ADDRESSES, 4, 9)
+_call = caller(ADDRESSES)
+
+
+@helper
+def meet(left_factor: Any, right_factor: Any, c: Array, c_start: int, rows: int, width: int, add: bool) -> None:
+    """``c[i, j] (+)= sum_k a[i, k] panel[k, j]`` over the bits k of a word, for some rows.
+
+    left_factor: a, where it begins, from row to row; its words, where they begin, from row to row.
+    right_factor: the panel, where it begins, from row to row; the bits that are set whatever the words say.
+    add: go on from what c holds.
+    """
+    a, a_start, a_row, words, word, across = left_factor
+    panel, b_start, pitch, always = right_factor
+    lanes = lanes_of(c)
+    vectors = (width + lanes - 1) // lanes
+    numbers = a_row, across, always, pitch, c.shape[1], rows, vectors, width - lanes * (vectors - 1), int(add)
+    _call((a, panel, c, words), (a_start, b_start, c_start, word), numbers)
+
+
+@helper
+def wide_panel(columns: int, like: Array) -> int:
+    """Columns of a panel, so that so many columns make panels of about the same width."""
+    lanes = lanes_of(like)
+    vectors = max(1, (columns + lanes - 1) // lanes)
+    panels = (vectors + WIDE - 1) // WIDE
+    return int((vectors + panels - 1) // panels * lanes)
+
+
+@primitive
+def _word_of(typing_context: Any, a: Any, start: Any) -> Any:
+    """A word that says which of the 64 elements from `start` on are not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = VECTOR_BYTES * 8 // a.dtype.bitwidth
+        vector = ir.VectorType(context.get_value_type(a.dtype), lanes)
+        data = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        word = _I64(0)
+        for j in range(0, DEPTH, lanes):
+            place = builder.bitcast(builder.gep(data, [_I64(j)]), vector.as_pointer())
+            value = builder.load(place, align=a.dtype.bitwidth // 8)
+            flags = builder.fcmp_unordered("!=", value, ir.Constant(vector, [0.0] * lanes))
+            some = builder.bitcast(flags, ir.IntType(lanes))
+            some = some if lanes == DEPTH else builder.zext(some, _I64)
+            word = builder.or_(word, builder.shl(some, _I64(j)))
+        return word
+
+    return types.int64(a, types.int64), generate
+
+
+@helper
+def bits_of(a: Array, start: int, row: int, rows: int, length: int, words: Array, place: int) -> None:
+    """Words of some rows of a, from element `start` on: as many a row as `length` takes."""
+    across = words_of(length)
+    for i in range(rows):
+        first = start + i * row
+        for k in range(across):
+            if (k + 1) * DEPTH <= length:
+                words[place + i * across + k] = _word_of(a, first + k * DEPTH)
+            else:
+                word = np.int64(0)
+                for j in range(length - k * DEPTH):
+                    word |= np.int64(a[first + k * DEPTH + j] != 0) << j
+                words[place + i * across + k] = word
+
+
+@helper
+def words_of(length: int) -> int:
+    """Words that a row so long takes."""
+    return int((length + DEPTH - 1) // DEPTH)
+
+
+@reordering_helper
+def _vanishing(values: Array) -> float:
+    """0, or NaN if a value is infinite or NaN."""
+    total = values.dtype.type(0)
+    for i in range(values.size):
+        total += values[i] * values.dtype.type(0)
+    return total
+
+
+@helper
+def _unless_finite(panel: Array, depth: int) -> int:
+    """Bits of all rows of a panel that holds infinity or NaN, else none."""
+    bits = np.int64(-1) if depth == DEPTH else (np.int64(1) << depth) - 1
+    return bits if _vanishing(panel) != 0 else np.int64(0)
+
+
+@helper
+def pack_wide(b: Array, transposed: bool, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> int:
+    """Copy at most `DEPTH` rows and `pitch` columns of b or of its transpose; the bits that `meet` sets always."""
+    if transposed:
+        pack_transposed(b, top, depth, left, width, panel, pitch)
+    else:
+        pack(b, top, depth, left, width, panel, 0, pitch, 0, pitch)
+    lanes = lanes_of(b)
+    used = (width + lanes - 1) // lanes * lanes
+    if used == pitch:
+        return _unless_finite(panel[: depth * pitch], depth)
+    bits = np.int64(0)
+    for k in range(depth):
+        bits |= _unless_finite(panel[k * pitch : k * pitch + used], depth)
+    return bits
+
+
+@helper
+def worth_skipping(a: Array, columns: int, most: float) -> bool:
+    """Whether skipping zeros of a pays in a product of so many columns.
+
+    most: the part of a that may be other than zero. Some rows tell; whatever they tell, the bits are the same.
+    """
+    rows, length = a.shape
+    if min(rows, length, columns) < LEAST:
+        return False
+    nonzero, sampled = 0, min(rows, ROWS_SAMPLED)
+    for s in range(sampled):
+        row = a[s * rows // sampled]
+        for j in range(length):
+            nonzero += np.int32(row[j] != 0)
+    return bool(nonzero <= most * sampled * length)
+
+
+@helper
+def wide_panels(columns: int, like: Array) -> int:
+    """How many panels so many columns make."""
+    return int((columns + WIDE * lanes_of(like) - 1) // (WIDE * lanes_of(like)))
+
+
+@helper
+def wide_group_of(g: int, groups: int, columns: int, like: Array) -> Any:
+    """First column of a group of panels, and how many it has."""
+    panels, panel = wide_panels(columns, like), wide_panel(columns, like)
+    left, right = min(columns, g * panels // groups * panel), min(columns, (g + 1) * panels // groups * panel)
+    return left, right - left
+
+
+@helper
+def sparse_times(
+    a: Array, first: int, rows: int, b: Array, transposed: bool, left: int, width: int, begin: int, end: int, c: Array
+) -> None:
+    """`product.times` for a left factor that is mostly zeros."""
+    a_row, c_row, across, panel = a.shape[1], c.shape[1], words_of(end - begin), wide_panel(width, c)
+    words = scratch(rows * across, on_stack(np.int64))
+    bits_of(flat(a), first * a_row + begin, a_row, rows, end - begin, words, 0)
+    space = scratch(DEPTH * panel, on_stack(c))
+    for j in range(left, left + width, panel):
+        columns, place = min(panel, left + width - j), first * c_row + j
+        for k in range(begin, end, DEPTH):
+            always = pack_wide(b, transposed, k, min(DEPTH, end - k), j, columns, space, panel)
+            left_factor = a, first * a_row + k, a_row, words, (k - begin) // DEPTH, across
+            meet(left_factor, (space, 0, panel, always), c, place, rows, columns, k > begin)

@@ -1,0 +1,258 @@
+"""Gradients of weights, and the update of the weights while their gradient is in the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..interface import Array
+from .board import THREADS, bind, load
+from .compiling import helper
+from .memory import flat, keep, on_stack, scratch, shaped
+from .packing import pack, pack_transposed
+from .product import (
+    CHUNKS_A_THREAD,
+    NARROW,
+    pack_group,
+    panel_of,
+    panel_width,
+    panels_of,
+    part_of,
+    strip,
+    worth_sharing,
+)
+from .sparse import DEPTH, MOST_NONZERO, bits_of, meet, pack_wide, wide_panel, wide_panels, words_of, worth_skipping
+from .threads import launch
+from .tile import TALL, lanes_of
+from .updates import step
+
+X_BLOCK = 4 * TALL
+"""Features of x that are packed together for dW: always vectors, where x is packed at all."""
+X_IN_CACHE = 1 << 17
+"""Elements of x up to which dW reads it where it lies.
+
+Rows 4 KiB apart share their places in the caches: without packed factors dW of D took a quarter longer.
+"""
+ROWS_A_GRADIENT = 8 * TALL
+"""Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
+PACKED_AT_ONCE = 1 << 16
+"""Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
+TURNING = 10
+"""Samples whose sums take as long as transposing the result."""
+TURNED_AT_ONCE = 64
+"""Rows of the transpose of a factor that one thread makes at a time."""
+SPARSE_ROWS = 64
+"""Rows of dW that meet a panel while it is in the first-level cache."""
+UNITS_AT_ONCE = 64
+"""As many, of the transpose of dW."""
+COLUMNS_AT_ONCE = 256
+"""Of dW that are updated at a time."""
+FEATURES_TOGETHER = 16
+"""Whose rows of dW one thread computes."""
+
+
+@helper
+def _panels_chunk(a: Array, pitch: int, group: int, panels: Array, chunk: int) -> None:
+    left, batch = chunk * group, a.shape[0]
+    width = min(group, a.shape[1] - left)
+    last_left = (width - 1) // pitch * pitch
+    pack(a, 0, batch, left, width, panels[left * batch :], batch * pitch, pitch, last_left, pitch)
+
+
+@helper
+def _in_panels(a: Array, pitch: int, wanted: bool) -> Array:
+    """A factor in panels of `pitch` columns, see `pack`; empty if that is not wanted. The caller has to `keep` it."""
+    if not wanted:
+        return flat(a)[:0]
+    batch, columns = a.shape
+    across = (columns + pitch - 1) // pitch
+    panels = scratch(across * pitch * batch, flat(a)[:0])
+    group = pitch * max(1, across // (CHUNKS_A_THREAD * load(THREADS)))
+    launch(bind(_panels_chunk, (a, pitch, group, panels)), (columns + group - 1) // group, True)
+    return panels
+
+
+@helper
+def _update(w: Array, update: Any, rows: Any, columns: Any, found: Array, begin: int, pitch: int) -> None:
+    """The update of a block of w; its gradient begins at `begin`, and `pitch` leads from row to row.
+
+    rows, columns: of the block, the first and how many.
+    """
+    velocity, wanted, _, (penalty, rate, momentum, nesterov) = update
+    weights, speed = flat(w), flat(velocity)
+    (first, some), (left, width) = rows, columns
+    runs, length = (1, some * width) if width == w.shape[1] == pitch else (some, width)
+    for i in range(runs if wanted else 0):
+        start, place = (first + i) * w.shape[1] + left, begin + i * pitch
+        own = found[place : place + length]
+        step(weights[start : start + length], own, speed[start : start + length], penalty, rate, momentum, nesterov)
+
+
+@helper
+def _dense_chunk(
+    x: Array, blocks: Array, dy: Array, packed: Array, dw: Array, w: Array, update: Any, cuts: Any, chunk: int
+) -> None:
+    """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache.
+
+    A gradient that nobody looks at after the update stays in the first-level cache, and no memory is written for it.
+    """
+    in_place = update[2]
+    panel = panel_width(dw)
+    batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
+    top, rows = part_of(inputs, chunk, *cuts)
+    direct, both_packed = columns <= panel, blocks.size > 0
+    group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
+    own = scratch(0 if direct or both_packed else batch * min(group, columns + panel), on_stack(dw))
+    space = scratch(0 if in_place else ROWS_A_GRADIENT * min(group, columns), on_stack(dw))
+    for left in range(0, columns, group):
+        right = min(left + group, columns)
+        local = dw if in_place else shaped(space, (ROWS_A_GRADIENT, right - left))
+        count = panels_of(right - left, dw, not both_packed)
+        if not direct and not both_packed:
+            pack_group(dy, 0, batch, left, right - left, count, own, batch * panel)
+        for first in range(top, top + rows, ROWS_A_GRADIENT):
+            some = min(ROWS_A_GRADIENT, top + rows - first)
+            begin = first * columns + left if in_place else 0
+            for p in range(count):
+                j, width, pitch = panel_of(p, count, right - left, dw)
+                place = begin + j
+                if direct:
+                    strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
+                elif both_packed:
+                    start = (left + j) * batch
+                    for i in range(0, some, X_BLOCK):
+                        lies, goes, few = (first + i) * batch, place + i * local.shape[1], min(X_BLOCK, some - i)
+                        strip(blocks, lies, X_BLOCK, False, packed, start, panel, batch, local, goes, few, width, False)
+                else:
+                    strip(x, first, inputs, False, own, j * batch, pitch, batch, local, place, some, width, False)
+            _update(w, update, (first, some), (left, right - left), flat(local), begin, local.shape[1])
+
+
+@helper
+def _turned_chunk(a: Array, pitch: int, turned: Array, words: Array, chunk: int) -> None:
+    first, batch = chunk * TURNED_AT_ONCE, a.shape[0]
+    rows = min(TURNED_AT_ONCE, a.shape[1] - first)
+    pack_transposed(a, first, rows, 0, batch, turned[first * pitch :], pitch)
+    bits_of(turned, first * pitch, pitch, rows, batch, words, first * words_of(batch))
+
+
+@helper
+def _turned(a: Array) -> Any:
+    """The transpose of a factor, how many elements lead from row to row, and words that say which are not zero.
+
+    The caller has to `keep` it.
+    """
+    batch, rows = a.shape
+    lanes = lanes_of(a)
+    pitch, height = (batch + lanes - 1) // lanes * lanes, (rows + lanes - 1) // lanes * lanes
+    turned = scratch(height * pitch, flat(a)[:0])
+    words = scratch(rows * words_of(batch), on_stack(np.int64)[:0])
+    chunks = (rows + TURNED_AT_ONCE - 1) // TURNED_AT_ONCE
+    launch(bind(_turned_chunk, (a, pitch, turned, words)), chunks, True)
+    return turned, pitch, words
+
+
+@helper
+def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
+    """Some rows of dW where x is mostly zeros: each is a sum over the samples in which its feature is not."""
+    x, row, words = turned
+    in_place = update[2]
+    batch, inputs, columns = dy.shape[0], dw.shape[0], dw.shape[1]
+    panel, across = wide_panel(columns, dw), words_of(batch)
+    room = DEPTH * panel
+    top, rows = part_of(inputs, chunk, parts, SPARSE_ROWS)
+    group = min(max(1, PACKED_AT_ONCE // (across * room)), wide_panels(columns, dw)) * panel
+    own = scratch(group // panel * across * room, on_stack(dw))
+    always = scratch(group // panel * across, on_stack(np.int64))
+    space = scratch(0 if in_place else SPARSE_ROWS * min(group, columns), on_stack(dw))
+    for left in range(0, columns, group):
+        right = min(left + group, columns)
+        local = dw if in_place else shaped(space, (SPARSE_ROWS, right - left))
+        for j in range(left, right, panel):
+            width, p = min(panel, right - j), (j - left) // panel * across
+            for q in range(across):
+                top_row, depth = q * DEPTH, min(DEPTH, batch - q * DEPTH)
+                always[p + q] = pack_wide(dy, False, top_row, depth, j, width, own[(p + q) * room :], panel)
+        for first in range(top, top + rows, SPARSE_ROWS):
+            some = min(SPARSE_ROWS, top + rows - first)
+            begin = first * columns + left if in_place else 0
+            for j in range(left, right, panel):
+                width, p, place = min(panel, right - j), (j - left) // panel * across, begin + j - left
+                for q in range(across):
+                    left_factor = x, first * row + q * DEPTH, row, words, first * across + q, across
+                    right_factor = own, (p + q) * room, panel, always[p + q]
+                    meet(left_factor, right_factor, local, place, some, width, q > 0)
+            _update(w, update, (first, some), (left, right - left), flat(local), begin, local.shape[1])
+
+
+@helper
+def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
+    """Some rows of dW where dy is mostly zeros: its columns, sums over the samples that reach a unit, transposed."""
+    dy, row, words = turned
+    kept = update[2]
+    batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
+    top, rows = part_of(inputs, chunk, parts, FEATURES_TOGETHER)
+    panel, across, lanes = wide_panel(rows, dw), words_of(batch), lanes_of(dw)
+    room = DEPTH * panel
+    group = min(COLUMNS_AT_ONCE, (columns + lanes - 1) // lanes * lanes)
+    own = scratch(across * room, on_stack(dw))
+    always = scratch(across, on_stack(np.int64))
+    sums = shaped(scratch(UNITS_AT_ONCE * panel, on_stack(dw)), (UNITS_AT_ONCE, panel))
+    space = scratch(panel * group, on_stack(dw))
+    gradient = flat(dw)
+    for first in range(top, top + rows, panel):
+        some = min(panel, top + rows - first)
+        for q in range(across):
+            depth = min(DEPTH, batch - q * DEPTH)
+            always[q] = pack_wide(x, False, q * DEPTH, depth, first, some, own[q * room :], panel)
+        for left in range(0, columns, group):
+            width = min(group, columns - left)
+            for unit in range(left, left + width, UNITS_AT_ONCE):
+                units = min(UNITS_AT_ONCE, left + width - unit)
+                for q in range(across):
+                    left_factor = dy, unit * row + q * DEPTH, row, words, unit * across + q, across
+                    meet(left_factor, (own, q * room, panel, always[q]), sums, 0, units, some, q > 0)
+                pack_transposed(sums, 0, some, 0, units, space[unit - left :], group)
+            if kept:
+                for i in range(some):
+                    place = (first + i) * columns + left
+                    gradient[place : place + width] = space[i * group : i * group + width]
+            _update(w, update, (first, some), (left, width), space, 0, group)
+
+
+@helper
+def weight_gradient(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> None:
+    """``dw = x.T @ dy``, and the update of w as soon as a part of dw is there.
+
+    update: (velocity, whether at all, whether dw is wanted besides, (penalty, rate, momentum, nesterov)), see
+    `updates.step`.
+    """
+    rows, columns = dw.shape
+    if x.shape[0] == 0:
+        dw[:] = 0
+    if rows and columns:
+        batch, most = x.shape[0], CHUNKS_A_THREAD * load(THREADS)
+        shared, panel = worth_sharing(batch, dw.size), panel_width(dw)
+        sparse_x = shared and worth_skipping(x, columns, MOST_NONZERO)
+        sparse_dy = shared and not sparse_x and batch >= DEPTH
+        # The result is transposed, whatever the batch: sums of more samples pay for it sooner.
+        sparse_dy = sparse_dy and worth_skipping(dy, rows, MOST_NONZERO - TURNING / batch)
+        if sparse_x or sparse_dy:
+            turned = _turned(x if sparse_x else dy)
+            if sparse_x:
+                parts = max(1, min(most, rows // SPARSE_ROWS))
+                launch(bind(_sparse_x_chunk, (turned, dy, dw, w, update, parts)), parts, True)
+            else:
+                parts = max(1, min(most, rows // (2 * FEATURES_TOGETHER)))
+                launch(bind(_sparse_dy_chunk, (turned, x, dw, w, update, parts)), parts, True)
+            keep(turned)
+            return
+        # Narrow results read x too seldom to be worth the copy. Each chunk packs a small dy again: it waits for nobody.
+        both_packed = NARROW and shared and x.size > X_IN_CACHE and columns > 4 * panel
+        blocks, packed = _in_panels(x, X_BLOCK, both_packed), _in_panels(dy, panel, both_packed)
+        tile = X_BLOCK if both_packed else TALL
+        parts = max(1, min(most, rows // (2 * tile))) if shared else 1
+        launch(bind(_dense_chunk, (x, blocks, dy, packed, dw, w, update, (parts, tile))), parts, shared)
+        keep(packed)
+        keep(blocks)

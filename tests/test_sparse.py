@@ -1,0 +1,149 @@
+"""Products that skip the zeros of a factor: the same bits as those that read them, and the same NaN and infinity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+
+import tinygrad_cr
+from calls import Maker, Size, assert_like_reference, call
+from tinygrad_cr.kernels.cpu.sparse import LEAST, MOST_NONZERO, worth_skipping
+
+# Nothing ends with a word, vector or panel; sums in two halves; several groups of panels; words that are all there.
+SIZES = [Size(130, 300, 330), Size(100, 3072, 50), Size(333, 523, 421), Size(256, 192, 384), Size(90, 1000, 33)]
+SPARSE = ["x", "dy"]
+
+both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+every_size = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.rows}x{s.inner}x{s.columns}")
+either_factor = pytest.mark.parametrize("sparse", SPARSE)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = tinygrad_cr.get_num_threads()
+    yield
+    tinygrad_cr.set_num_threads(before)
+
+
+@numba.njit
+def skipped(a: Any, columns: int, most: float) -> Any:
+    return worth_skipping(a, columns, most)
+
+
+def arguments(dtype: Any, size: Size, sparse: str = "", nonzero: float = 0.25) -> dict[str, dict[str, Any]]:
+    """Of both kernels, by name; of the factor that is named, only a part is not zero."""
+    made = Maker(dtype)
+    forward, backward = made.affine(size), made.affine_backward(size)
+    for factor in (forward.get(sparse), backward.get(sparse)):
+        if factor is not None:
+            factor[made.rng.random(factor.shape) >= nonzero] = 0
+            assert skipped(factor, size.columns, MOST_NONZERO)
+    return {"affine": forward, "affine_backward": backward}
+
+
+def in_pieces(kernel: str, given: dict[str, Any], cut: dict[str, int]) -> dict[str, Any]:
+    """What a kernel writes if it is called for few rows, or columns, at a time: too few to skip anything.
+
+    cut: the axis along which each array is cut; the others go into each call whole.
+    """
+    length = {given[name].shape[axis] for name, axis in cut.items()}.pop()
+    parts = []
+    for begin in range(0, length, LEAST - 1):
+        own = dict(given)
+        for name, axis in cut.items():
+            pieces = (slice(None),) * axis + (slice(begin, begin + LEAST - 1),)
+            own[name] = np.ascontiguousarray(given[name][pieces])
+        parts.append(call("cpu", kernel, own))
+    return {name: np.concatenate([part[name] for part in parts], axis) for name, axis in cut.items()}
+
+
+@every_size
+@both_dtypes
+@either_factor
+@pytest.mark.parametrize("nonzero", [0.0, 0.02, 0.4])
+def test_skipping_changes_no_bit(dtype: Any, size: Size, sparse: str, nonzero: float) -> None:
+    given = arguments(dtype, size, sparse, nonzero)
+    out = call("cpu", "affine", given["affine"])["out"]
+    backward = given["affine_backward"]
+    gradients = call("cpu", "affine_backward", backward)
+    rows = {"dy": 0, "x": 0, "dx": 0}
+    np.testing.assert_array_equal(out, in_pieces("affine", given["affine"], {"x": 0, "out": 0})["out"])
+    dx = in_pieces("affine_backward", backward | {"dw": None, "db": None}, rows)["dx"]
+    np.testing.assert_array_equal(gradients["dx"], dx)
+    # Of a factor with few columns no zeros are skipped in a product with few columns of the other.
+    columns = {"dy": 1, "dw": 1} if sparse == "x" else {"x": 1, "dw": 0}
+    dw = in_pieces("affine_backward", backward | {"dx": None, "db": None}, columns)["dw"]
+    np.testing.assert_array_equal(gradients["dw"], dw)
+
+
+@every_size
+@both_dtypes
+@either_factor
+def test_products_of_mostly_zeros_equal_reference(dtype: Any, size: Size, sparse: str) -> None:
+    for kernel, given in arguments(dtype, size, sparse).items():
+        assert_like_reference("cpu", kernel, given, max(size))
+
+
+@every_size
+@both_dtypes
+@either_factor
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_zero_times_infinity_is_not_skipped(dtype: Any, size: Size, sparse: str, value: float) -> None:
+    """In the factor that is read only where the other one is not zero, one element after the other."""
+    for kernel, given in arguments(dtype, size, sparse).items():
+        for name in ("w", *{"x", "dy"} - {sparse}):
+            for place in (0, -1) if name in given else ():
+                factor = given[name].copy()
+                factor.reshape(-1)[place] = value
+                with np.errstate(invalid="ignore"):
+                    assert_like_reference("cpu", kernel, given | {name: factor}, max(size))
+
+
+@every_size
+@both_dtypes
+@either_factor
+def test_any_number_of_threads_gives_the_same_bits(dtype: Any, size: Size, sparse: str) -> None:
+    for kernel, given in arguments(dtype, size, sparse).items():
+        tinygrad_cr.set_num_threads(1)
+        alone = call("cpu", kernel, given)
+        for number in range(2, tinygrad_cr.kernels.cpu.threads.usable_cores() + 1):
+            tinygrad_cr.set_num_threads(number)
+            for name, found in call("cpu", kernel, given).items():
+                np.testing.assert_array_equal(found, alone[name], err_msg=f"{name}, {number} threads")
+
+
+def test_a_factor_is_judged_by_some_rows() -> None:
+    a = np.ones((100, 40), np.float32)
+    assert not skipped(a, 40, MOST_NONZERO)
+    a[:, 20:] = 0
+    assert skipped(a, 40, MOST_NONZERO)
+    assert not skipped(a, 40, 0.45)
+    a[:] = 0
+    assert not skipped(a, LEAST - 1, MOST_NONZERO)
+    assert not skipped(a[:, : LEAST - 1].copy(), 40, MOST_NONZERO)
+    assert not skipped(a[: LEAST - 1], 40, MOST_NONZERO)
+    a[0, 0] = np.nan
+    assert not skipped(a, 40, 0.0)
+
+
+@both_dtypes
+def test_a_factor_that_is_judged_wrongly_gives_the_same_product(dtype: Any) -> None:
+    given = arguments(dtype, Size(160, 200, 200))["affine"]
+    # The rows that are looked at, an eighth of them all apart.
+    given["x"][::20] = 0
+    assert skipped(given["x"], 200, MOST_NONZERO)
+    assert_like_reference("cpu", "affine", given, 200)
+
+
+@both_dtypes
+def test_gradients_below_the_smallest_normal_number_count(dtype: Any) -> None:
+    given = arguments(dtype, Size(130, 300, 330), "dy")["affine_backward"]
+    given["dy"] *= np.finfo(dtype).smallest_subnormal
+    assert skipped(given["dy"], 300, MOST_NONZERO)
+    assert_like_reference("cpu", "affine_backward", given, 300)
+    expected = call("reference", "affine_backward", given)["dw"]
+    np.testing.assert_array_equal(call("cpu", "affine_backward", given)["dw"] != 0, expected != 0)
