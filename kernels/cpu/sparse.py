@@ -220,7 +220,7 @@ def words_of(length: int) -> int:
 
 
 @reordering_helper
-def _vanishing(values: Array) -> float:
+def _vanishing(values: Array) -> Any:
     """0, or NaN if a value is infinite or NaN."""
     total = values.dtype.type(0)
     for i in range(values.size):
@@ -229,14 +229,14 @@ def _vanishing(values: Array) -> float:
 
 
 @helper
-def _unless_finite(panel: Array, depth: int) -> int:
+def _unless_finite(panel: Array, depth: int) -> Any:
     """Bits of all rows of a panel that holds infinity or NaN, else none."""
-    bits = np.int64(-1) if depth == DEPTH else (np.int64(1) << depth) - 1
+    bits = (np.int64(1) << (depth - 1) << 1) - 1
     return bits if _vanishing(panel) != 0 else np.int64(0)
 
 
 @helper
-def pack_wide(b: Array, transposed: bool, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> int:
+def pack_wide(b: Array, transposed: bool, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> Any:
     """Copy at most `DEPTH` rows and `pitch` columns of b or of its transpose; the bits that `meet` sets always."""
     if transposed:
         pack_transposed(b, top, depth, left, width, panel, pitch)
@@ -265,7 +265,7 @@ def worth_skipping(a: Array, columns: int, most: float) -> bool:
     for s in range(sampled):
         row = a[s * rows // sampled]
         for j in range(length):
-            nonzero += np.int32(row[j] != 0)
+            nonzero += int(row[j] != 0)
     return bool(nonzero <= most * sampled * length)
 
 
