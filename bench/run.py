@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,6 +48,11 @@ class Options:
     learning_rates: tuple[float, ...]
     starts: int
 
+    @property
+    def at_once(self) -> int:
+        """How many processes may work at the same time where nothing is timed, or its figures mean nothing."""
+        return cores() if self.quick else 1
+
     @classmethod
     def make(cls, groups: Sequence[str], peers: Sequence[str], quick: bool, rounds: int | None) -> Options:
         """The settings of a full run, or of a quick one, whose figures mean nothing."""
@@ -70,21 +77,24 @@ class Field:
             self._workers[name] = Worker(name)
         return self._workers[name]
 
-    def prepare(self, task: Task, seconds: float) -> tuple[dict[str, Any], dict[str, str]]:
+    def prepare(self, task: Task, options: Options) -> tuple[dict[str, Any], dict[str, str]]:
         """Everybody's chosen variant for a task, and who cannot do it and why."""
         chosen: dict[str, Any] = {}
         failed: dict[str, str] = {}
-        for name, entry in self.entries.items():
-            if not entry.trains and task.kind != "infer":
-                continue
+
+        def ask(name: str) -> dict[str, Any]:
             try:
-                reply = self.worker(name)("prepare", task=task.to_json(), seconds=seconds)
+                return self.worker(name)("prepare", task=task.to_json(), seconds=options.tuning_seconds)
             except ContestantError as problem:
                 failed[name] = str(problem)
                 self.say(f"  {name} failed: {problem}")
-                continue
-            if "absent" not in reply:
-                chosen[name] = reply
+                return {"absent": True}
+
+        names = [name for name, entry in self.entries.items() if entry.trains or task.kind == "infer"]
+        with ThreadPoolExecutor(options.at_once) as pool:
+            for name, reply in zip(names, pool.map(ask, names), strict=True):
+                if "absent" not in reply:
+                    chosen[name] = reply
         return chosen, failed
 
     def close(self) -> None:
@@ -92,6 +102,7 @@ class Field:
         for name, worker in self._workers.items():
             self.idle_cpu_seconds[name] = worker.idle_cpu_seconds
             worker.close()
+        self._workers.clear()
 
 
 def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -123,6 +134,14 @@ def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> d
     }
     tasks = [task for task in make_tasks(options.quick) if task.group in options.groups]
     with ExitStack() as stack:
+        pool = ThreadPoolExecutor(1)
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        names, starts = [entry.name for entry in entries], None
+        if options.quick and "start" in options.groups:
+            # Beside everything else: no figure means anything.
+            caches = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            starts = start.begin(names, options.starts, say, pool, caches)
         field = Field(entries, say)
         stack.callback(field.close)
         limits = None
@@ -139,11 +158,11 @@ def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> d
             keep(results | {"seconds": time.time() - begin})
         if "memory" in options.groups:
             results["memory"] = memory(field, make_tasks(options.quick), results["tasks"], options, say)
-    results["idle_cpu_seconds"] = field.idle_cpu_seconds
-    if "start" in options.groups:
-        say("start")
-        at_once = cores() if options.quick else 1
-        results["start"] = start.measure([entry.name for entry in entries], options.starts, say, at_once)
+        field.close()
+        results["idle_cpu_seconds"] = field.idle_cpu_seconds
+        if "start" in options.groups:
+            say("start")
+            results["start"] = (starts or start.begin(names, options.starts, say, pool))()
     results["seconds"] = time.time() - begin
     keep(results)
     return results
@@ -151,7 +170,7 @@ def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> d
 
 def timed(field: Field, task: Task, options: Options, limits: limit.Limits | None, say: Say) -> dict[str, Any]:
     """Rounds of turns on one task. Each round begins with another contestant."""
-    prepared, failed = field.prepare(task, options.tuning_seconds)
+    prepared, failed = field.prepare(task, options)
     record: dict[str, Any] = {
         "task": task.to_json(),
         "variants": prepared,
@@ -191,7 +210,7 @@ def race(field: Field, task: Task, options: Options, say: Say) -> dict[str, Any]
         say("accuracy skipped: Fashion-MNIST is not on this machine")
         return {"skipped": "Fashion-MNIST is not on this machine"}
     say(f"accuracy {TARGET_ACCURACY}")
-    prepared, failed = field.prepare(task, options.tuning_seconds)
+    prepared, failed = field.prepare(task, options)
     record: dict[str, Any] = {
         "target": TARGET_ACCURACY,
         "learning_rates": options.learning_rates,
@@ -225,19 +244,21 @@ def memory(
     """Peak memory of a fresh process that trains network D for two epochs, data set included."""
     say("memory")
     task = next(task for task in tasks if task.name == NETWORKS["D"].name)
-    chosen = done.get(task.name, {}).get("variants") or field.prepare(task, options.tuning_seconds)[0]
-    found: dict[str, dict[str, Any]] = {}
-    for name, reply in chosen.items():
+    chosen = done.get(task.name, {}).get("variants") or field.prepare(task, options)[0]
+
+    def peak(name: str) -> dict[str, Any]:
         try:
             with Worker(name) as worker:
                 imported = worker("peak")["bytes"]
-                worker("prepare", task=task.to_json(), seconds=0.0, variant=reply["variant"])
+                worker("prepare", task=task.to_json(), seconds=0.0, variant=chosen[name]["variant"])
                 worker("measure", seconds=0.0, least=1)
-                found[name] = {"imported_bytes": imported, "peak_bytes": worker("peak")["bytes"]}
+                return {"imported_bytes": imported, "peak_bytes": worker("peak")["bytes"]}
         except ContestantError as problem:
-            found[name] = {"failed": str(problem)}
             say(f"  {name} failed: {problem}")
-    return found
+            return {"failed": str(problem)}
+
+    with ThreadPoolExecutor(options.at_once) as pool:
+        return dict(zip(chosen, pool.map(peak, chosen), strict=True))
 
 
 def title(name: str) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any
 
 from bench.workers import python
@@ -89,10 +89,13 @@ def seconds(program: str, folder: str) -> float:
     return time.perf_counter() - begin
 
 
-def measure(names: Sequence[str], rounds: int, say: Callable[[str], None], at_once: int = 1) -> dict[str, Any]:
-    """Seconds of "import", "cold" and "warm" for each contestant, one a round; "python" is an empty program.
+def begin(
+    names: Sequence[str], rounds: int, say: Callable[[str], None], pool: Executor, caches: str | None = None
+) -> Callable[[], dict[str, Any]]:
+    """Let a pool measure, one process after the other; what is returned waits for the result.
 
-    at_once: contestants measured at the same time; more than one tells whether they work, not how long they take.
+    That is seconds of "import", "cold" and "warm" for each contestant, one a round; "python" is an empty program.
+    caches: a folder for the caches of all of them, which spares a quick run most of the compilation.
     """
     found: dict[str, Any] = {"python": {"import": []}}
     found |= {name: {"import": [], "cold": [], "warm": []} for name in names if name in PROGRAMS}
@@ -100,7 +103,8 @@ def measure(names: Sequence[str], rounds: int, say: Callable[[str], None], at_on
     def turn(name: str) -> None:
         times = found[name]
         first, step = PROGRAMS.get(name, ("", ""))
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+            folder = caches or own
             try:
                 times["import"].append(seconds(first, folder))
                 if step:
@@ -110,7 +114,11 @@ def measure(names: Sequence[str], rounds: int, say: Callable[[str], None], at_on
                 times["failed"] = (problem.stderr.strip().splitlines() or ["it printed nothing"])[-1]
                 say(f"  {name} failed: {times['failed']}")
 
-    with ThreadPoolExecutor(at_once) as pool:
-        for _ in range(rounds):
-            list(pool.map(turn, found))
-    return found
+    turns = [pool.submit(turn, name) for _ in range(rounds) for name in found]
+
+    def result() -> dict[str, Any]:
+        for one in turns:
+            one.result()
+        return found
+
+    return result

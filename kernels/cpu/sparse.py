@@ -30,7 +30,7 @@ ADDRESSES = {types.float32: SPARSE32, types.float64: SPARSE64}
 """For each dtype, the word of the board that holds the address of its compiled `sparse_rows`."""
 LEAST = 32
 """Rows and columns of either factor from which skipping zeros pays."""
-MOST_NONZERO = 0.55
+MOST_NONZERO = 0.58
 """The part of a factor that is not zero, up to which skipping pays; a dense product is faster from 0.6 to 1.0 on."""
 ROWS_SAMPLED = 8
 

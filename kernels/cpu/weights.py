@@ -38,7 +38,7 @@ ROWS_A_GRADIENT = 8 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
 """Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
-TURNING = 10
+TURNING = 6
 """Samples whose sums take as long as transposing the result."""
 TURNED_AT_ONCE = 64
 """Rows of the transpose of a factor that one thread makes at a time."""
