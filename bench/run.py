@@ -48,10 +48,12 @@ class Options:
     learning_rates: tuple[float, ...]
     starts: int
 
-    @property
-    def at_once(self) -> int:
-        """How many processes may work at the same time where nothing is timed, or its figures mean nothing."""
-        return cores() if self.quick else 1
+    def side_by_side(self, ask: Callable[[str], Any], names: Sequence[str]) -> list[Any]:
+        """What each contestant answers, one after the other; together in a quick run, whose figures mean nothing."""
+        if not self.quick:
+            return [ask(name) for name in names]
+        with ThreadPoolExecutor(cores()) as pool:
+            return list(pool.map(ask, names))
 
     @classmethod
     def make(cls, groups: Sequence[str], peers: Sequence[str], quick: bool, rounds: int | None) -> Options:
@@ -86,15 +88,15 @@ class Field:
             try:
                 return self.worker(name)("prepare", task=task.to_json(), seconds=options.tuning_seconds)
             except ContestantError as problem:
-                failed[name] = str(problem)
                 self.say(f"  {name} failed: {problem}")
-                return {"absent": True}
+                return {"problem": str(problem)}
 
         names = [name for name, entry in self.entries.items() if entry.trains or task.kind == "infer"]
-        with ThreadPoolExecutor(options.at_once) as pool:
-            for name, reply in zip(names, pool.map(ask, names), strict=True):
-                if "absent" not in reply:
-                    chosen[name] = reply
+        for name, reply in zip(names, options.side_by_side(ask, names), strict=True):
+            if "problem" in reply:
+                failed[name] = reply["problem"]
+            elif "absent" not in reply:
+                chosen[name] = reply
         return chosen, failed
 
     def close(self) -> None:
@@ -102,7 +104,6 @@ class Field:
         for name, worker in self._workers.items():
             self.idle_cpu_seconds[name] = worker.idle_cpu_seconds
             worker.close()
-        self._workers.clear()
 
 
 def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -133,32 +134,32 @@ def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> d
         "tasks": {},
     }
     tasks = [task for task in make_tasks(options.quick) if task.group in options.groups]
-    with ExitStack() as stack:
+    names = [entry.name for entry in entries]
+    with ExitStack() as outside:
+        caches = outside.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         pool = ThreadPoolExecutor(1)
-        stack.callback(pool.shutdown, cancel_futures=True)
-
-        names, starts = [entry.name for entry in entries], None
+        outside.callback(pool.shutdown, cancel_futures=True)
+        starts = None
         if options.quick and "start" in options.groups:
             # Beside everything else: no figure means anything.
-            caches = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             starts = start.begin(names, options.starts, say, pool, caches)
-        field = Field(entries, say)
-        stack.callback(field.close)
-        limits = None
-        if any(task.kind == "train" for task in tasks):
-            limits = stack.enter_context(limit.limits(options.quick))
-        for task in tasks:
-            results["load_average"].append(os.getloadavg()[0])
-            if task.kind == "accuracy":
-                results["accuracy"] = race(field, task, options, say)
-                continue
-            stand_in = " (random bytes: the data set is not on this machine)"
-            say(f"{task.name}{stand_in if task.data == FASHION and not results['fashion_mnist'] else ''}")
-            results["tasks"][task.name] = timed(field, task, options, limits, say)
-            keep(results | {"seconds": time.time() - begin})
-        if "memory" in options.groups:
-            results["memory"] = memory(field, make_tasks(options.quick), results["tasks"], options, say)
-        field.close()
+        with ExitStack() as stack:
+            field = Field(entries, say)
+            stack.callback(field.close)
+            limits = None
+            if any(task.kind == "train" for task in tasks):
+                limits = stack.enter_context(limit.limits(options.quick))
+            for task in tasks:
+                results["load_average"].append(os.getloadavg()[0])
+                if task.kind == "accuracy":
+                    results["accuracy"] = race(field, task, options, say)
+                    continue
+                stand_in = " (random bytes: the data set is not on this machine)"
+                say(f"{task.name}{stand_in if task.data == FASHION and not results['fashion_mnist'] else ''}")
+                results["tasks"][task.name] = timed(field, task, options, limits, say)
+                keep(results | {"seconds": time.time() - begin})
+            if "memory" in options.groups:
+                results["memory"] = memory(field, make_tasks(options.quick), results["tasks"], options, say)
         results["idle_cpu_seconds"] = field.idle_cpu_seconds
         if "start" in options.groups:
             say("start")
@@ -257,8 +258,7 @@ def memory(
             say(f"  {name} failed: {problem}")
             return {"failed": str(problem)}
 
-    with ThreadPoolExecutor(options.at_once) as pool:
-        return dict(zip(chosen, pool.map(peak, chosen), strict=True))
+    return dict(zip(chosen, options.side_by_side(peak, list(chosen)), strict=True))
 
 
 def title(name: str) -> str:

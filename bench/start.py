@@ -1,8 +1,8 @@
 """How long a user waits: import, first step with nothing compiled, first step with a warm cache.
 
 Each figure is a whole process, median of several, in turns. Caches of compiled code lie in a temporary folder that is
-new for every cold start; JAX, which keeps none by default, is given one too. Bytecode and the operating system's file
-cache are warm in all of them.
+new for every cold start, but in a quick run; JAX, which keeps none by default, is given one too. Bytecode and the
+operating system's file cache are warm in all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from typing import Any
 
 from bench.workers import python
@@ -103,8 +104,7 @@ def begin(
     def turn(name: str) -> None:
         times = found[name]
         first, step = PROGRAMS.get(name, ("", ""))
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
-            folder = caches or own
+        with nullcontext(caches) if caches else tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
                 times["import"].append(seconds(first, folder))
                 if step:
@@ -112,7 +112,7 @@ def begin(
                     times["warm"].append(seconds(step, folder))
             except subprocess.CalledProcessError as problem:
                 times["failed"] = (problem.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-                say(f"  {name} failed: {times['failed']}")
+                say(f"  start of {name} failed: {times['failed']}")
 
     turns = [pool.submit(turn, name) for _ in range(rounds) for name in found]
 

@@ -89,7 +89,7 @@ def test_training_ends_with_the_eager_bits(make: Any, mode: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("sizes", [[784, 256, 10], [300, 257, 33, 7]], ids=str)
+@pytest.mark.parametrize("sizes", [[784, 256, 10], [300, 257, 33, 7], [40, 300, 600, 10]], ids=str)
 def test_a_large_network_trains_to_the_eager_bits(sizes: list[int], dtype: str) -> None:
     x = Generator(3).normal((130, sizes[0])).astype(dtype)
     y = np.arange(130) % sizes[-1]

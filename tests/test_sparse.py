@@ -12,6 +12,7 @@ import pytest
 import tinygrad_cr
 from calls import Maker, Size, assert_like_reference, call
 from tinygrad_cr.kernels.cpu.sparse import LEAST, MOST_NONZERO, worth_skipping
+from tinygrad_cr.kernels.cpu.threads import usable_cores
 
 # Nothing ends with a word, vector or panel; sums in two halves; several groups of panels; words that are all there.
 SIZES = [Size(130, 300, 330), Size(100, 3072, 50), Size(333, 523, 421), Size(256, 192, 384), Size(90, 1000, 33)]
@@ -19,6 +20,7 @@ SPARSE = ["x", "dy"]
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.rows}x{s.inner}x{s.columns}")
+several_cores = pytest.mark.skipif(usable_cores() < 2, reason="one core")
 either_factor = pytest.mark.parametrize("sparse", SPARSE)
 
 
@@ -61,6 +63,11 @@ def in_pieces(kernel: str, given: dict[str, Any], cut: dict[str, int]) -> dict[s
     return {name: np.concatenate([part[name] for part in parts], axis) for name, axis in cut.items()}
 
 
+def assert_same_bits(found: Any, wanted: Any) -> None:
+    number = f"u{found.itemsize}"
+    np.testing.assert_array_equal(found.view(number), wanted.view(number))
+
+
 @every_size
 @both_dtypes
 @either_factor
@@ -71,13 +78,13 @@ def test_skipping_changes_no_bit(dtype: Any, size: Size, sparse: str, nonzero: f
     backward = given["affine_backward"]
     gradients = call("cpu", "affine_backward", backward)
     rows = {"dy": 0, "x": 0, "dx": 0}
-    np.testing.assert_array_equal(out, in_pieces("affine", given["affine"], {"x": 0, "out": 0})["out"])
+    assert_same_bits(out, in_pieces("affine", given["affine"], {"x": 0, "out": 0})["out"])
     dx = in_pieces("affine_backward", backward | {"dw": None, "db": None}, rows)["dx"]
-    np.testing.assert_array_equal(gradients["dx"], dx)
+    assert_same_bits(gradients["dx"], dx)
     # Of a factor with few columns no zeros are skipped in a product with few columns of the other.
     columns = {"dy": 1, "dw": 1} if sparse == "x" else {"x": 1, "dw": 0}
     dw = in_pieces("affine_backward", backward | {"dx": None, "db": None}, columns)["dw"]
-    np.testing.assert_array_equal(gradients["dw"], dw)
+    assert_same_bits(gradients["dw"], dw)
 
 
 @every_size
@@ -103,6 +110,7 @@ def test_zero_times_infinity_is_not_skipped(dtype: Any, size: Size, sparse: str,
                     assert_like_reference("cpu", kernel, given | {name: factor}, max(size))
 
 
+@several_cores
 @every_size
 @both_dtypes
 @either_factor
@@ -110,7 +118,7 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: Any, size: Size, spars
     for kernel, given in arguments(dtype, size, sparse).items():
         tinygrad_cr.set_num_threads(1)
         alone = call("cpu", kernel, given)
-        for number in range(2, tinygrad_cr.kernels.cpu.threads.usable_cores() + 1):
+        for number in range(2, usable_cores() + 1):
             tinygrad_cr.set_num_threads(number)
             for name, found in call("cpu", kernel, given).items():
                 np.testing.assert_array_equal(found, alone[name], err_msg=f"{name}, {number} threads")
@@ -142,8 +150,9 @@ def test_a_factor_that_is_judged_wrongly_gives_the_same_product(dtype: Any) -> N
 @both_dtypes
 def test_gradients_below_the_smallest_normal_number_count(dtype: Any) -> None:
     given = arguments(dtype, Size(130, 300, 330), "dy")["affine_backward"]
-    given["dy"] *= np.finfo(dtype).smallest_subnormal
+    given["dy"] *= 100 * np.finfo(dtype).smallest_subnormal
     assert skipped(given["dy"], 300, MOST_NONZERO)
-    assert_like_reference("cpu", "affine_backward", given, 300)
-    expected = call("reference", "affine_backward", given)["dw"]
-    np.testing.assert_array_equal(call("cpu", "affine_backward", given)["dw"] != 0, expected != 0)
+    dw = call("cpu", "affine_backward", given)["dw"]
+    assert np.any(dw)
+    dense = in_pieces("affine_backward", given | {"dx": None, "db": None}, {"x": 1, "dw": 0})["dw"]
+    np.testing.assert_array_equal(dw, dense)

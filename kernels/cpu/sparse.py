@@ -2,7 +2,8 @@
 
 Of 64 elements in a row of the left factor, a word says which are not zero; each of these adds its row of a packed
 panel to the sums, which run in vector registers. Adding a product with 0 changes no sum, and the order is that of
-`product.py`: so are the bits. Only 0 times inf or NaN is not 0: a panel that holds one meets every element.
+`product.py`: so are the bits, but for the sign of a sum that underflowed to -0, to which the dense product adds +0.
+Only 0 times inf or NaN is not 0: a panel that holds one meets every element.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from .memory import flat, on_stack, scratch
 from .packing import pack, pack_transposed
 from .tile import ACCUMULATORS, FUSED, VECTOR_BYTES, lanes_of
 
-DEPTH = 64
+WORD_BITS = 64
 """Rows of a panel: as many as a word has bits."""
 WIDE = 8 if ACCUMULATORS == 24 else 12
-"""Vectors in a row of a panel at most: 24 KiB, or 32 with AVX-512, stay in the first-level cache while rows pass."""
+"""Vectors in a row of a panel at most: 24 KiB with AVX, 32 with AVX-512, stay in the first-level cache as rows pass."""
 ADDRESSES = {types.float32: SPARSE32, types.float64: SPARSE64}
 """For each dtype, the word of the board that holds the address of its compiled `sparse_rows`."""
 LEAST = 32
 """Rows and columns of either factor from which skipping zeros pays."""
 MOST_NONZERO = 0.58
-"""The part of a factor that is not zero, up to which skipping pays; a dense product is faster from 0.6 to 1.0 on."""
+"""The part of a factor that is not zero, up to which skipping pays; by shape, both take as long at 0.6 to 1.0."""
 ROWS_SAMPLED = 8
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
@@ -132,7 +133,7 @@ def _row(typing_context: Any, a: Any, word: Any, b: Any, pitch: Any, c: Any, vec
 
 
 @primitive
-def _word_at(typing_context: Any, words: Any, i: Any) -> Any:
+def _load_word(typing_context: Any, words: Any, i: Any) -> Any:
     """Word i, counted from where a pointer points to."""
     return types.int64(words, types.int64), lambda context, builder, signature, args: builder.load(
         builder.gep(args[0], [args[1]])
@@ -143,7 +144,7 @@ def _word_at(typing_context: Any, words: Any, i: Any) -> Any:
 def sparse_rows(a, b, c, words, a_row, across, always, pitch, c_row, rows, vectors, last, add):
     """What `meet` does, on addresses."""
     for i in range(rows):
-        word = _word_at(words, i * across) | always
+        word = _load_word(words, i * across) | always
         _row(further(a, i * a_row), word, b, pitch, further(c, i * c_row), vectors, last, add)
 
 
@@ -177,7 +178,7 @@ def wide_panel(columns: int, like: Array) -> int:
 
 
 @primitive
-def _word_of(typing_context: Any, a: Any, start: Any) -> Any:
+def _nonzero(typing_context: Any, a: Any, start: Any) -> Any:
     """A word that says which of the 64 elements from `start` on are not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -185,12 +186,11 @@ def _word_of(typing_context: Any, a: Any, start: Any) -> Any:
         vector = ir.VectorType(context.get_value_type(a.dtype), lanes)
         data = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
         word = _I64(0)
-        for j in range(0, DEPTH, lanes):
+        for j in range(0, WORD_BITS, lanes):
             place = builder.bitcast(builder.gep(data, [_I64(j)]), vector.as_pointer())
             value = builder.load(place, align=a.dtype.bitwidth // 8)
             flags = builder.fcmp_unordered("!=", value, ir.Constant(vector, [0.0] * lanes))
-            some = builder.bitcast(flags, ir.IntType(lanes))
-            some = some if lanes == DEPTH else builder.zext(some, _I64)
+            some = builder.zext(builder.bitcast(flags, ir.IntType(lanes)), _I64)
             word = builder.or_(word, builder.shl(some, _I64(j)))
         return word
 
@@ -198,25 +198,25 @@ def _word_of(typing_context: Any, a: Any, start: Any) -> Any:
 
 
 @helper
-def bits_of(a: Array, start: int, row: int, rows: int, length: int, words: Array, place: int) -> None:
+def write_words(a: Array, start: int, row: int, rows: int, length: int, words: Array, place: int) -> None:
     """Words of some rows of a, from element `start` on: as many a row as `length` takes."""
-    across = words_of(length)
+    across = words_across(length)
     for i in range(rows):
         first = start + i * row
         for k in range(across):
-            if (k + 1) * DEPTH <= length:
-                words[place + i * across + k] = _word_of(a, first + k * DEPTH)
+            if (k + 1) * WORD_BITS <= length:
+                words[place + i * across + k] = _nonzero(a, first + k * WORD_BITS)
             else:
                 word = np.int64(0)
-                for j in range(length - k * DEPTH):
-                    word |= np.int64(a[first + k * DEPTH + j] != 0) << j
+                for j in range(length - k * WORD_BITS):
+                    word |= np.int64(a[first + k * WORD_BITS + j] != 0) << j
                 words[place + i * across + k] = word
 
 
 @helper
-def words_of(length: int) -> int:
+def words_across(length: int) -> int:
     """Words that a row so long takes."""
-    return int((length + DEPTH - 1) // DEPTH)
+    return int((length + WORD_BITS - 1) // WORD_BITS)
 
 
 @reordering_helper
@@ -237,7 +237,7 @@ def _unless_finite(panel: Array, depth: int) -> Any:
 
 @helper
 def pack_wide(b: Array, transposed: bool, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> Any:
-    """Copy at most `DEPTH` rows and `pitch` columns of b or of its transpose; the bits that `meet` sets always."""
+    """Copy at most `WORD_BITS` rows and `pitch` columns of b or of its transpose; the bits that `meet` sets always."""
     if transposed:
         pack_transposed(b, top, depth, left, width, panel, pitch)
     else:
@@ -288,13 +288,13 @@ def sparse_times(
     a: Array, first: int, rows: int, b: Array, transposed: bool, left: int, width: int, begin: int, end: int, c: Array
 ) -> None:
     """`product.times` for a left factor that is mostly zeros."""
-    a_row, c_row, across, panel = a.shape[1], c.shape[1], words_of(end - begin), wide_panel(width, c)
+    a_row, c_row, across, panel = a.shape[1], c.shape[1], words_across(end - begin), wide_panel(width, c)
     words = scratch(rows * across, on_stack(np.int64))
-    bits_of(flat(a), first * a_row + begin, a_row, rows, end - begin, words, 0)
-    space = scratch(DEPTH * panel, on_stack(c))
+    write_words(flat(a), first * a_row + begin, a_row, rows, end - begin, words, 0)
+    space = scratch(WORD_BITS * panel, on_stack(c))
     for j in range(left, left + width, panel):
         columns, place = min(panel, left + width - j), first * c_row + j
-        for k in range(begin, end, DEPTH):
-            always = pack_wide(b, transposed, k, min(DEPTH, end - k), j, columns, space, panel)
-            left_factor = a, first * a_row + k, a_row, words, (k - begin) // DEPTH, across
+        for k in range(begin, end, WORD_BITS):
+            always = pack_wide(b, transposed, k, min(WORD_BITS, end - k), j, columns, space, panel)
+            left_factor = a, first * a_row + k, a_row, words, (k - begin) // WORD_BITS, across
             meet(left_factor, (space, 0, panel, always), c, place, rows, columns, k > begin)

@@ -22,13 +22,23 @@ from .product import (
     strip,
     worth_sharing,
 )
-from .sparse import DEPTH, MOST_NONZERO, bits_of, meet, pack_wide, wide_panel, wide_panels, words_of, worth_skipping
+from .sparse import (
+    MOST_NONZERO,
+    WORD_BITS,
+    meet,
+    pack_wide,
+    wide_panel,
+    wide_panels,
+    words_across,
+    worth_skipping,
+    write_words,
+)
 from .threads import launch
 from .tile import TALL, lanes_of
 from .updates import step
 
 X_BLOCK = 4 * TALL
-"""Features of x that are packed together for dW: always vectors, where x is packed at all."""
+"""Features of x that are packed together for dW: whole vectors, where x is packed at all."""
 X_IN_CACHE = 1 << 17
 """Elements of x up to which dW reads it where it lies.
 
@@ -45,7 +55,7 @@ TURNED_AT_ONCE = 64
 SPARSE_ROWS = 64
 """Rows of dW that meet a panel while it is in the first-level cache."""
 UNITS_AT_ONCE = 64
-"""As many, of the transpose of dW."""
+"""As many rows of the transpose of dW."""
 COLUMNS_AT_ONCE = 256
 """Of dW that are updated at a time."""
 FEATURES_TOGETHER = 16
@@ -134,7 +144,7 @@ def _turned_chunk(a: Array, pitch: int, turned: Array, words: Array, chunk: int)
     first, batch = chunk * TURNED_AT_ONCE, a.shape[0]
     rows = min(TURNED_AT_ONCE, a.shape[1] - first)
     pack_transposed(a, first, rows, 0, batch, turned[first * pitch :], pitch)
-    bits_of(turned, first * pitch, pitch, rows, batch, words, first * words_of(batch))
+    write_words(turned, first * pitch, pitch, rows, batch, words, first * words_across(batch))
 
 
 @helper
@@ -147,7 +157,7 @@ def _turned(a: Array) -> Any:
     lanes = lanes_of(a)
     pitch, height = (batch + lanes - 1) // lanes * lanes, (rows + lanes - 1) // lanes * lanes
     turned = scratch(height * pitch, flat(a)[:0])
-    words = scratch(rows * words_of(batch), on_stack(np.int64)[:0])
+    words = scratch(rows * words_across(batch), on_stack(np.int64)[:0])
     chunks = (rows + TURNED_AT_ONCE - 1) // TURNED_AT_ONCE
     launch(bind(_turned_chunk, (a, pitch, turned, words)), chunks, True)
     return turned, pitch, words
@@ -159,8 +169,8 @@ def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, pa
     x, row, words = turned
     in_place = update[2]
     batch, inputs, columns = dy.shape[0], dw.shape[0], dw.shape[1]
-    panel, across = wide_panel(columns, dw), words_of(batch)
-    room = DEPTH * panel
+    panel, across = wide_panel(columns, dw), words_across(batch)
+    room = WORD_BITS * panel
     top, rows = part_of(inputs, chunk, parts, SPARSE_ROWS)
     group = min(max(1, PACKED_AT_ONCE // (across * room)), wide_panels(columns, dw)) * panel
     own = scratch(group // panel * across * room, on_stack(dw))
@@ -172,7 +182,7 @@ def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, pa
         for j in range(left, right, panel):
             width, p = min(panel, right - j), (j - left) // panel * across
             for q in range(across):
-                top_row, depth = q * DEPTH, min(DEPTH, batch - q * DEPTH)
+                top_row, depth = q * WORD_BITS, min(WORD_BITS, batch - q * WORD_BITS)
                 always[p + q] = pack_wide(dy, False, top_row, depth, j, width, own[(p + q) * room :], panel)
         for first in range(top, top + rows, SPARSE_ROWS):
             some = min(SPARSE_ROWS, top + rows - first)
@@ -180,7 +190,7 @@ def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, pa
             for j in range(left, right, panel):
                 width, p, place = min(panel, right - j), (j - left) // panel * across, begin + j - left
                 for q in range(across):
-                    left_factor = x, first * row + q * DEPTH, row, words, first * across + q, across
+                    left_factor = x, first * row + q * WORD_BITS, row, words, first * across + q, across
                     right_factor = own, (p + q) * room, panel, always[p + q]
                     meet(left_factor, right_factor, local, place, some, width, q > 0)
             _update(w, update, (first, some), (left, right - left), flat(local), begin, local.shape[1])
@@ -190,11 +200,11 @@ def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, pa
 def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
     """Some rows of dW where dy is mostly zeros: its columns, sums over the samples that reach a unit, transposed."""
     dy, row, words = turned
-    kept = update[2]
+    wanted = update[2]
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
     top, rows = part_of(inputs, chunk, parts, FEATURES_TOGETHER)
-    panel, across, lanes = wide_panel(rows, dw), words_of(batch), lanes_of(dw)
-    room = DEPTH * panel
+    panel, across, lanes = wide_panel(rows, dw), words_across(batch), lanes_of(dw)
+    room = WORD_BITS * panel
     group = min(COLUMNS_AT_ONCE, (columns + lanes - 1) // lanes * lanes)
     own = scratch(across * room, on_stack(dw))
     always = scratch(across, on_stack(np.int64))
@@ -204,17 +214,17 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
     for first in range(top, top + rows, panel):
         some = min(panel, top + rows - first)
         for q in range(across):
-            depth = min(DEPTH, batch - q * DEPTH)
-            always[q] = pack_wide(x, False, q * DEPTH, depth, first, some, own[q * room :], panel)
+            depth = min(WORD_BITS, batch - q * WORD_BITS)
+            always[q] = pack_wide(x, False, q * WORD_BITS, depth, first, some, own[q * room :], panel)
         for left in range(0, columns, group):
             width = min(group, columns - left)
             for unit in range(left, left + width, UNITS_AT_ONCE):
                 units = min(UNITS_AT_ONCE, left + width - unit)
                 for q in range(across):
-                    left_factor = dy, unit * row + q * DEPTH, row, words, unit * across + q, across
+                    left_factor = dy, unit * row + q * WORD_BITS, row, words, unit * across + q, across
                     meet(left_factor, (own, q * room, panel, always[q]), sums, 0, units, some, q > 0)
                 pack_transposed(sums, 0, some, 0, units, space[unit - left :], group)
-            if kept:
+            if wanted:
                 for i in range(some):
                     place = (first + i) * columns + left
                     gradient[place : place + width] = space[i * group : i * group + width]
@@ -226,7 +236,7 @@ def weight_gradient(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> No
     """``dw = x.T @ dy``, and the update of w as soon as a part of dw is there.
 
     update: (velocity, whether at all, whether dw is wanted besides, (penalty, rate, momentum, nesterov)), see
-    `updates.step`.
+    `updates.step`. One of the two is wanted; where dw is not, nothing is written there.
     """
     rows, columns = dw.shape
     if x.shape[0] == 0:
@@ -235,7 +245,7 @@ def weight_gradient(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> No
         batch, most = x.shape[0], CHUNKS_A_THREAD * load(THREADS)
         shared, panel = worth_sharing(batch, dw.size), panel_width(dw)
         sparse_x = shared and worth_skipping(x, columns, MOST_NONZERO)
-        sparse_dy = shared and not sparse_x and batch >= DEPTH
+        sparse_dy = shared and not sparse_x and batch >= WORD_BITS
         # The result is transposed, whatever the batch: sums of more samples pay for it sooner.
         sparse_dy = sparse_dy and worth_skipping(dy, rows, MOST_NONZERO - TURNING / batch)
         if sparse_x or sparse_dy:
