@@ -11,6 +11,7 @@ import pytest
 import tinygrad_cr
 from tinygrad_cr import Generator, Tensor, nn, no_grad, ops, optim
 from tinygrad_cr.errors import CaptureError
+from tinygrad_cr.kernels.cpu.threads import usable_cores
 from tinygrad_cr.op_table import CASES, Case
 from tinygrad_cr.tensor import record
 
@@ -102,6 +103,36 @@ def test_a_large_network_trains_to_the_eager_bits(sizes: list[int], dtype: str) 
         for rows in (slice(0, 130), slice(0, 65), slice(65, 130), slice(0, 130)):
             step(Tensor(x[rows]), y[rows])
         found.append(training.values())
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [[6, 8, 3], [784, 256, 10], [40, 300, 600, 10]], ids=str)
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_norms_of_every_step_have_the_eager_bits(make: Any, sizes: list[int], threads: int) -> None:
+    x = Generator(3).normal((6, 70, sizes[0])).astype("float32")
+    y = np.arange(70) % sizes[-1]
+    before, found = tinygrad_cr.get_num_threads(), []
+    tinygrad_cr.set_num_threads(min(threads, usable_cores()))
+    try:
+        for compiled in (True, False):
+            model = nn.MLP(sizes, dropout=0.3, generator=0)
+            optimizer = make(model)
+
+            def step(x: Any, model: Any = model, optimizer: Any = optimizer) -> tuple[Tensor, Any]:
+                optimizer.zero_grad()
+                loss = ops.cross_entropy(model(Tensor(x)), y)
+                loss.backward()
+                return loss, optimizer.step(reg=0.01, norms=True)
+
+            if compiled:
+                replayed = tinygrad_cr.compile(step)
+                norms = [replayed(rows)[1].copy() for rows in x[:3]] + list(replayed.scan(x[3:])[1])
+            else:
+                norms = [step(rows)[1] for rows in x]
+            found.append((np.stack(norms).tobytes(), model.flat().values.tobytes(), model.flat().gradients.tobytes()))
+    finally:
+        tinygrad_cr.set_num_threads(before)
     assert found[0] == found[1]
 
 

@@ -11,10 +11,12 @@ import pytest
 
 import tinygrad_cr
 from calls import Maker, Size, assert_like_reference, call
-from tinygrad_cr.kernels.cpu.sparse import LEAST, MOST_NONZERO, worth_skipping
+from tinygrad_cr.kernels.cpu.sparse import LEAST, LEAST_VECTORS, MOST_NONZERO, worth_skipping
 from tinygrad_cr.kernels.cpu.threads import usable_cores
+from tinygrad_cr.kernels.cpu.tile import VECTOR_BYTES
 
 # Nothing ends with a word, vector or panel; sums in two halves; several groups of panels; words that are all there.
+# Of narrow results a sparse dy is skipped everywhere, a sparse x where vectors are short.
 SIZES = [Size(130, 300, 330), Size(100, 3072, 50), Size(333, 523, 421), Size(256, 192, 384), Size(90, 1000, 33)]
 SPARSE = ["x", "dy"]
 
@@ -43,7 +45,7 @@ def arguments(dtype: Any, size: Size, sparse: str = "", nonzero: float = 0.25) -
     for factor in (forward.get(sparse), backward.get(sparse)):
         if factor is not None:
             factor[made.rng.random(factor.shape) >= nonzero] = 0
-            assert skipped(factor, size.columns, MOST_NONZERO)
+            assert skipped(factor, 128, MOST_NONZERO)
     return {"affine": forward, "affine_backward": backward}
 
 
@@ -126,16 +128,23 @@ def test_any_number_of_threads_gives_the_same_bits(dtype: Any, size: Size, spars
 
 def test_a_factor_is_judged_by_some_rows() -> None:
     a = np.ones((100, 40), np.float32)
-    assert not skipped(a, 40, MOST_NONZERO)
+    assert not skipped(a, 128, MOST_NONZERO)
     a[:, 20:] = 0
-    assert skipped(a, 40, MOST_NONZERO)
-    assert not skipped(a, 40, 0.45)
+    assert skipped(a, 128, MOST_NONZERO)
+    assert not skipped(a, 128, 0.45)
     a[:] = 0
-    assert not skipped(a, LEAST - 1, MOST_NONZERO)
-    assert not skipped(a[:, : LEAST - 1].copy(), 40, MOST_NONZERO)
-    assert not skipped(a[: LEAST - 1], 40, MOST_NONZERO)
+    assert not skipped(a[:, : LEAST - 1].copy(), 128, MOST_NONZERO)
+    assert not skipped(a[: LEAST - 1], 128, MOST_NONZERO)
     a[0, 0] = np.nan
-    assert not skipped(a, 40, 0.0)
+    assert not skipped(a, 128, 0.0)
+
+
+@both_dtypes
+def test_few_columns_are_not_worth_it(dtype: Any) -> None:
+    a = np.zeros((100, 40), dtype)
+    least = max(LEAST, LEAST_VECTORS * VECTOR_BYTES // a.itemsize)
+    assert skipped(a, least, MOST_NONZERO)
+    assert not skipped(a, least - 1, MOST_NONZERO)
 
 
 @both_dtypes

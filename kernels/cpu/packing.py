@@ -180,14 +180,18 @@ _transpose_square, _transpose_some = _make_transposition(masked=False), _make_tr
 def pack_transposed(b: Array, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> None:
     """Copy ``b.T[top : top + depth, left : left + width]`` into rows of `pitch` elements, in whole squares.
 
-    The panel has room for as many rows as fill the last square.
+    The panel has room for as many rows as fill the last square, and for a vector behind them. Columns are written from
+    the last ones to the first: what the last square has too many lands in rows whose beginning is still to come, so
+    that rows may lie end to end, as long as what is wanted of them.
     """
     lanes = lanes_of(b)
     row = b.shape[1]
-    for j in range(0, width, lanes):
+    j = (width - 1) // lanes * lanes
+    while j >= 0:
         for k in range(0, depth, lanes):
             start = (left + j) * row + top + k
             if j + lanes <= width and k + lanes <= depth:
                 _transpose_square(b, start, row, lanes, lanes, panel, k * pitch + j, pitch)
             else:
                 _transpose_some(b, start, row, width - j, depth - k, panel, k * pitch + j, pitch)
+        j -= lanes

@@ -22,6 +22,7 @@ from .affine import affine, affine_relu_dropout, backward, backward_masked
 from .batches import gather
 from .board import THREADS, bind, load_at, pause, store_at
 from .compiling import helper, kernel, primitive
+from .memory import flat
 from .rows import (
     ADAM,
     ADDRESSES,
@@ -46,7 +47,7 @@ from .rows import (
 )
 from .softmax import softmax_cross_entropy
 from .threads import launch, pool
-from .updates import adam_spans, sgd_spans
+from .updates import adam_spans, sgd_spans, squares
 
 STEPS, CHUNKS, SHARED, PIECES, FIRSTS, WHOLE, WHOLE_VALUES, REAL, REAL_VALUES, FLAGS = range(10)
 """Entries of a plan: how many steps and chunks there are, whether chunks are shared between threads, and addresses."""
@@ -150,12 +151,18 @@ def _work_through(table: Any, numbers: Any, like: Any, kept: bool) -> None:
                 rate, momentum, nesterov = number(numbers[s, 0]), number(numbers[s, 1]), table[s, 9] != 0
                 early = table[r, UPDATE] >= 0
                 update = (velocity, early, kept or not early, (number(numbers[r, 1]), rate, momentum, nesterov))
+                k, measured = table[r, UPDATE + 2], early and table[s, 10] != 0
+                norms = carray(_pointer(table[s, 10]), (k + 1, 2), np.float64)
+                if measured:
+                    norms[k, 0] = squares(flat(w), number(1))
                 if code == AFFINE_BACKWARD:
                     backward(y, x, w, dx, table[r, 9] != 0, dw, b, update)
                 else:
                     dy = carray(_pointer(table[r, 10]), (n, o), like.dtype)
                     dz = carray(_pointer(table[r, 11]), (n, o), like.dtype)
                     backward_masked(dy, x, w, y, number(numbers[r, 0]), dz, dx, table[r, 9] != 0, dw, b, update)
+                if measured:
+                    norms[k, 1] = squares(flat(velocity), rate)
 
 
 @helper
@@ -253,8 +260,8 @@ class Tables:
                         if position is not None:
                             self.moved[id(arguments), position] = (target, (m, r, c))
             for s in range(len(rows)):
-                if self.tables[m, s, 0] == SGD and not self.tables[m, s, 10]:
-                    self.kept += _update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows])
+                if self.tables[m, s, 0] == SGD:
+                    self.kept.append(_update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows]))
         self.arguments = [self.tables, self.numbers, np.empty(0, dtype), np.empty(0, np.int64)]
         self.chosen = list(range(len(calls)))
         self.nothing = self.layout([], [])
@@ -382,28 +389,27 @@ def fuse(calls: list[Call]) -> tuple[list[Call | Tables], dict[tuple[int, int], 
     return joined, moved
 
 
-def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[Any, Any]:
-    """Let gradients that row s uses update their weights as they are computed; the spans and penalties left to row s.
+def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> Any:
+    """Let gradients that row s uses update their weights as they are computed; the spans of row s, less theirs.
 
     That is allowed where no call between the two touches the weights, their gradient or their velocity, in whatever
-    larger or smaller piece.
+    larger or smaller piece. Where updates are measured, it has to be seen afterwards what they were: in the velocity.
     """
     *buffers, spans, l2 = calls[s][1][:5]
-    left = []
-    for k, (start, stop) in enumerate(spans.tolist()):
+    left = np.ascontiguousarray(spans).copy()
+    measured, momentum, nesterov = table[s, 10] != 0, numbers[s, 1], table[s, 9] != 0
+    for k, (start, stop) in enumerate(spans.tolist() if (momentum and not nesterov) or not measured else []):
         parts = [buffer[start:stop] for buffer in buffers]
         param, grad, velocity = map(address_of, parts)
         made = [r for r in range(s) if table[r, 0] in (AFFINE_BACKWARD, FUSED_BACKWARD) and table[r, 8] == grad]
         r = made[-1] if made else s
         touched = any(np.may_share_memory(array, part) for array in _arrays(calls[r + 1 : s]) for part in parts)
         if r < s and table[r, 5] == param and table[r, 2] * table[r, 3] == stop - start and not touched:
-            table[r, UPDATE : UPDATE + 2] = s, velocity
+            table[r, UPDATE : UPDATE + 3] = s, velocity, k
             numbers[r, 1] = l2[k]
-        else:
-            left.append(k)
-    rest = np.ascontiguousarray(spans[left]), np.ascontiguousarray(l2[left])
-    table[s, 2], table[s, 7], table[s, 8] = len(left), address_of(rest[0]), address_of(rest[1])
-    return rest
+            left[k] = -1
+    table[s, 7] = address_of(left)
+    return left
 
 
 def _arrays(calls: list[Call]) -> list[Any]:

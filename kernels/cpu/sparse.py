@@ -31,6 +31,8 @@ ADDRESSES = {types.float32: SPARSE32, types.float64: SPARSE64}
 """For each dtype, the word of the board that holds the address of its compiled `sparse_rows`."""
 LEAST = 32
 """Rows and columns of either factor from which skipping zeros pays."""
+LEAST_VECTORS = 5 if ACCUMULATORS == 24 else 4
+"""In a row of the result: fewer sums wait for each other. With AVX-512 four of them took up to 1.4 times as long."""
 MOST_NONZERO = 0.58
 """The part of a factor that is not zero, up to which skipping pays; by shape, both take as long at 0.6 to 1.0."""
 ROWS_SAMPLED = 8
@@ -259,7 +261,7 @@ def worth_skipping(a: Array, columns: int, most: float) -> bool:
     most: the part of a that may be other than zero. Some rows tell; whatever they tell, the bits are the same.
     """
     rows, length = a.shape
-    if min(rows, length, columns) < LEAST:
+    if min(rows, length, columns) < LEAST or columns < LEAST_VECTORS * lanes_of(a):
         return False
     nonzero, sampled = 0, min(rows, ROWS_SAMPLED)
     for s in range(sampled):

@@ -13,6 +13,7 @@ import numpy as np
 from ..interface import NEGLIGIBLE, Array
 from .board import bind
 from .compiling import helper, kernel, reordering_helper
+from .memory import keep, on_stack, scratch
 from .threads import ELEMENTS_WORTH_SHARING, launch
 
 BLOCK = 1024
@@ -20,10 +21,31 @@ BLOCKS_A_CHUNK = 16
 
 
 @reordering_helper
-def _sum_of_squares(values: Array) -> float:
+def _sum_of_squares(values: Array, factor: float) -> float:
     total = 0.0
     for i in range(values.size):
-        total += float(values[i]) * float(values[i])
+        scaled = factor * values[i]
+        total += float(scaled) * float(scaled)
+    return total
+
+
+@helper
+def _squares_chunk(values: Array, factor: float, of_blocks: Array, chunk: int) -> None:
+    for i in range(chunk * BLOCKS_A_CHUNK, min((chunk + 1) * BLOCKS_A_CHUNK, of_blocks.size)):
+        of_blocks[i] = _sum_of_squares(values[i * BLOCK : min((i + 1) * BLOCK, values.size)], factor)
+
+
+@helper
+def squares(values: Array, factor: float) -> float:
+    """``sum((factor * values)**2)``: what `sgd` measures of a parameter, or of its update ``lr * velocity``."""
+    of_blocks = scratch((values.size + BLOCK - 1) // BLOCK, on_stack(np.float64))
+    chunks = (of_blocks.size + BLOCKS_A_CHUNK - 1) // BLOCKS_A_CHUNK
+    launch(bind(_squares_chunk, (values, factor, of_blocks)), chunks, values.size >= ELEMENTS_WORTH_SHARING)
+    # In the order of the blocks, whoever measured them.
+    total = 0.0
+    for i in range(of_blocks.size):
+        total += of_blocks[i]
+    keep(of_blocks)
     return total
 
 
@@ -68,11 +90,11 @@ def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Ar
         start, stop = i * BLOCK, min((i + 1) * BLOCK, param.size)
         p = param[start:stop]
         if norms.shape[0]:
-            norms[i, 0] = _sum_of_squares(p)
+            norms[i, 0] = _sum_of_squares(p, p.dtype.type(1))
         if norms.shape[0]:
             update = block[: stop - start]
             _measured_step(p, grad[start:stop], velocity[start:stop], update, penalty, rate, mu, nesterov)
-            norms[i, 1] = _sum_of_squares(update)
+            norms[i, 1] = _sum_of_squares(update, p.dtype.type(1))
         else:
             step(p, grad[start:stop], velocity[start:stop], penalty, rate, mu, nesterov)
 
@@ -81,11 +103,16 @@ def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Ar
 def sgd_spans(
     param: Array, grad: Array, velocity: Array, spans: Array, l2: Array, rates: Any, norms: Array, wanted: bool
 ) -> None:
-    """`sgd`; rates: (lr, momentum, nesterov). norms is written where they are wanted."""
+    """`sgd`; rates: (lr, momentum, nesterov). norms is written where they are wanted.
+
+    A span that begins below 0 is one whose update was made already, see `program._update_early`.
+    """
     lr, momentum, nesterov = rates
     number = param.dtype.type
     for k in range(spans.shape[0]):
         start, stop = spans[k]
+        if start < 0:
+            continue
         if stop - start <= BLOCK and not wanted:
             p, g, v = param[start:stop], grad[start:stop], velocity[start:stop]
             step(p, g, v, number(l2[k]), number(lr), number(momentum), nesterov)
@@ -154,7 +181,7 @@ def adam_spans(
             p, grads, m, s = param[start:stop], grad[start:stop], mean[start:stop], square[start:stop]
             update = block[: stop - start]
             if wanted:
-                norms[k, 0] += _sum_of_squares(p)
+                norms[k, 0] += _sum_of_squares(p, p.dtype.type(1))
             for i in range(p.size):
                 g = grads[i] + penalty * p[i]
                 m[i] = old1 * m[i] + new1 * g
@@ -163,7 +190,7 @@ def adam_spans(
                 update[i] = rate * (direction + shrink * p[i])
                 p[i] -= update[i]
             if wanted:
-                norms[k, 1] += _sum_of_squares(update)
+                norms[k, 1] += _sum_of_squares(update, p.dtype.type(1))
 
 
 @kernel

@@ -34,7 +34,7 @@ from .sparse import (
     write_words,
 )
 from .threads import launch
-from .tile import TALL, lanes_of
+from .tile import ACCUMULATORS, TALL, lanes_of
 from .updates import step
 
 X_BLOCK = 4 * TALL
@@ -48,8 +48,8 @@ ROWS_A_GRADIENT = 8 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
 """Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
-TURNING = 6
-"""Samples whose sums take as long as transposing the result."""
+TURNING = 16 if ACCUMULATORS == 24 else 6
+"""Samples whose sums take as long as transposing the result, once with AVX-512 and once without."""
 TURNED_AT_ONCE = 64
 """Rows of the transpose of a factor that one thread makes at a time."""
 SPARSE_ROWS = 64
@@ -203,13 +203,14 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
     wanted = update[2]
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
     top, rows = part_of(inputs, chunk, parts, FEATURES_TOGETHER)
-    panel, across, lanes = wide_panel(rows, dw), words_across(batch), lanes_of(dw)
+    panel, across = wide_panel(rows, dw), words_across(batch)
     room = WORD_BITS * panel
-    group = min(COLUMNS_AT_ONCE, (columns + lanes - 1) // lanes * lanes)
+    # All columns, if they are few: their rows lie end to end, and the update is one long loop.
+    group = min(COLUMNS_AT_ONCE, columns)
     own = scratch(across * room, on_stack(dw))
     always = scratch(across, on_stack(np.int64))
     sums = shaped(scratch(UNITS_AT_ONCE * panel, on_stack(dw)), (UNITS_AT_ONCE, panel))
-    space = scratch(panel * group, on_stack(dw))
+    space = scratch(panel * group + lanes_of(dw), on_stack(dw))
     gradient = flat(dw)
     for first in range(top, top + rows, panel):
         some = min(panel, top + rows - first)
@@ -218,16 +219,19 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
             always[q] = pack_wide(x, False, q * WORD_BITS, depth, first, some, own[q * room :], panel)
         for left in range(0, columns, group):
             width = min(group, columns - left)
-            for unit in range(left, left + width, UNITS_AT_ONCE):
+            # From the last ones to the first, as `pack_transposed` wants it.
+            for u in range((width - 1) // UNITS_AT_ONCE, -1, -1):
+                unit = left + u * UNITS_AT_ONCE
                 units = min(UNITS_AT_ONCE, left + width - unit)
                 for q in range(across):
                     left_factor = dy, unit * row + q * WORD_BITS, row, words, unit * across + q, across
                     meet(left_factor, (own, q * room, panel, always[q]), sums, 0, units, some, q > 0)
                 pack_transposed(sums, 0, some, 0, units, space[unit - left :], group)
             if wanted:
-                for i in range(some):
+                runs, length = (1, some * columns) if group == columns else (some, width)
+                for i in range(runs):
                     place = (first + i) * columns + left
-                    gradient[place : place + width] = space[i * group : i * group + width]
+                    gradient[place : place + length] = space[i * group : i * group + length]
             _update(w, update, (first, some), (left, width), space, 0, group)
 
 
