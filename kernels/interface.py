@@ -146,7 +146,8 @@ class Kernels(Protocol):
         ``d = g + momentum * velocity`` if nesterov, else ``velocity``. A velocity of at most `NEGLIGIBLE` becomes 0;
         with momentum 0 it is not touched.
         param, grad, velocity: [p] F; spans: [k, 2] int64, the half-open range of each tensor; l2: [k] float64.
-        norms: [k, 2] float64 or None; receives ``sum(param**2)`` before the update and ``sum(update**2)``.
+        norms: [k, 2] float64 or None; receives ``sum(param**2)`` before the update and ``sum(update**2)``; or on the
+        CPU [k, 1], for the first alone.
         """
 
     def adam(

@@ -165,7 +165,8 @@ def scatter_add(out: Array, index: Any, values: Array) -> None:
 def _record_norms(norms: Array | None, i: int, param: Array, update: Array) -> None:
     if norms is not None:
         norms[i, 0] = (param.astype(numpy.float64) ** 2).sum()
-        norms[i, 1] = (update.astype(numpy.float64) ** 2).sum()
+        if norms.shape[1] > 1:
+            norms[i, 1] = (update.astype(numpy.float64) ** 2).sum()
 
 
 def sgd(

@@ -152,7 +152,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ("options", "expected"),
     [
         ({}, [49, 1, 16, 1]),
-        ({"reg": 0.01}, [50, 16, 1]),
+        ({"reg": 0.01}, [49, 1, 16, 1]),
         ({"validate_steps": 20}, [19, 1, 19, 1, 9, 1, 9, 1, 6, 1]),
         ({"compile": False}, [1] * 67),
         ({"schedule": lambda step: 1e30}, [49, 2]),

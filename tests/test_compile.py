@@ -106,10 +106,11 @@ def test_a_large_network_trains_to_the_eager_bits(sizes: list[int], dtype: str) 
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("norms", [True, "parameters"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("sizes", [[6, 8, 3], [784, 256, 10], [40, 300, 600, 10]], ids=str)
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_norms_of_every_step_have_the_eager_bits(make: Any, sizes: list[int], threads: int) -> None:
+def test_norms_of_every_step_have_the_eager_bits(make: Any, sizes: list[int], threads: int, norms: Any) -> None:
     x = Generator(3).normal((6, 70, sizes[0])).astype("float32")
     y = np.arange(70) % sizes[-1]
     before, found = tinygrad_cr.get_num_threads(), []
@@ -123,14 +124,16 @@ def test_norms_of_every_step_have_the_eager_bits(make: Any, sizes: list[int], th
                 optimizer.zero_grad()
                 loss = ops.cross_entropy(model(Tensor(x)), y)
                 loss.backward()
-                return loss, optimizer.step(reg=0.01, norms=True)
+                return loss, optimizer.step(reg=0.01, norms=norms)
 
             if compiled:
                 replayed = tinygrad_cr.compile(step)
-                norms = [replayed(rows)[1].copy() for rows in x[:3]] + list(replayed.scan(x[3:])[1])
+                measured = [replayed(rows)[1].copy() for rows in x[:3]] + list(replayed.scan(x[3:])[1])
             else:
-                norms = [step(rows)[1] for rows in x]
-            found.append((np.stack(norms).tobytes(), model.flat().values.tobytes(), model.flat().gradients.tobytes()))
+                measured = [step(rows)[1] for rows in x]
+            found.append(
+                (np.stack(measured).tobytes(), model.flat().values.tobytes(), model.flat().gradients.tobytes())
+            )
     finally:
         tinygrad_cr.set_num_threads(before)
     assert found[0] == found[1]

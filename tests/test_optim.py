@@ -244,11 +244,33 @@ def test_norms_are_the_squares_of_each_parameter_before_and_of_its_update(make, 
 
 
 @every_optimizer
-def test_measuring_norms_changes_no_bit_of_the_update(make):
+@pytest.mark.parametrize("norms", [True, "parameters"])
+def test_measuring_norms_changes_no_bit_of_the_update(make, norms):
     plain, measured = network(), network()
     train(plain, make(plain))
-    train(measured, make(measured), norms=True)
+    train(measured, make(measured), norms=norms)
     assert plain.flat().values.tobytes() == measured.flat().values.tobytes()
+
+
+@every_optimizer
+@pytest.mark.parametrize("members", [None, 3])
+def test_norms_of_the_parameters_alone_have_the_same_bits(make, members):
+    found = []
+    for norms in (True, "parameters"):
+        model = MLP([5, 40, 3], generator=0, dtype="float64", members=members)
+        cost(model).backward(None if members is None else np.ones(members))
+        found.append(make(model).step(norms=norms))
+    assert found[1].shape == (*found[0].shape[:-1], 1)
+    assert found[0][..., :1].tobytes() == found[1].tobytes()
+
+
+def test_norms_of_something_else_are_an_error():
+    model = network()
+    cost(model).backward()
+    before = model.flat().values.copy()
+    with pytest.raises(OptionError, match="norms wants True, False or 'parameters', got 'weights'"):
+        SGD(model, 0.1).step(norms="weights")
+    assert np.array_equal(model.flat().values, before)
 
 
 def test_without_asking_there_are_no_norms():

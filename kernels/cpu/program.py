@@ -113,8 +113,7 @@ def _work_through(table: Any, numbers: Any, like: Any, kept: bool) -> None:
                 carray(_pointer(table[r, 7]), (i, 2), np.int64),
                 carray(_pointer(table[r, 8]), (i,), np.float64),
                 (numbers[r, 0], numbers[r, 1], table[r, 9] != 0),
-                carray(_pointer(table[r, 10]), (i, 2), np.float64),
-                table[r, 10] != 0,
+                carray(_pointer(table[r, 10]), (i, o), np.float64),
             )
         elif code == ADAM:
             adam_spans(
@@ -129,8 +128,7 @@ def _work_through(table: Any, numbers: Any, like: Any, kept: bool) -> None:
                 carray(_pointer(table[r, 10]), (i,), np.float64),
                 (numbers[r, 0], numbers[r, 1], numbers[r, 2], numbers[r, 3]),
                 table[r, 12],
-                carray(_pointer(table[r, 11]), (i, 2), np.float64),
-                table[r, 11] != 0,
+                carray(_pointer(table[r, 11]), (i, o), np.float64),
             )
         else:
             x = carray(_pointer(table[r, 4]), (n, i), like.dtype)
@@ -151,9 +149,9 @@ def _work_through(table: Any, numbers: Any, like: Any, kept: bool) -> None:
                 rate, momentum, nesterov = number(numbers[s, 0]), number(numbers[s, 1]), table[s, 9] != 0
                 early = table[r, UPDATE] >= 0
                 update = (velocity, early, kept or not early, (number(numbers[r, 1]), rate, momentum, nesterov))
-                k, measured = table[r, UPDATE + 2], early and table[s, 10] != 0
-                norms = carray(_pointer(table[s, 10]), (k + 1, 2), np.float64)
-                if measured:
+                k, columns = table[r, UPDATE + 2], table[s, 3] if early else 0
+                norms = carray(_pointer(table[s, 10]), (k + 1, columns), np.float64)
+                if columns > 0:
                     norms[k, 0] = squares(flat(w), number(1))
                 if code == AFFINE_BACKWARD:
                     backward(y, x, w, dx, table[r, 9] != 0, dw, b, update)
@@ -161,7 +159,7 @@ def _work_through(table: Any, numbers: Any, like: Any, kept: bool) -> None:
                     dy = carray(_pointer(table[r, 10]), (n, o), like.dtype)
                     dz = carray(_pointer(table[r, 11]), (n, o), like.dtype)
                     backward_masked(dy, x, w, y, number(numbers[r, 0]), dz, dx, table[r, 9] != 0, dw, b, update)
-                if measured:
+                if columns > 1:
                     norms[k, 1] = squares(flat(velocity), rate)
 
 
@@ -397,7 +395,7 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> Any:
     """
     *buffers, spans, l2 = calls[s][1][:5]
     left = np.ascontiguousarray(spans).copy()
-    measured, momentum, nesterov = table[s, 10] != 0, numbers[s, 1], table[s, 9] != 0
+    measured, momentum, nesterov = table[s, 3] > 1, numbers[s, 1], table[s, 9] != 0
     for k, (start, stop) in enumerate(spans.tolist() if (momentum and not nesterov) or not measured else []):
         parts = [buffer[start:stop] for buffer in buffers]
         param, grad, velocity = map(address_of, parts)

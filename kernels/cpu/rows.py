@@ -62,10 +62,10 @@ def row_of(function: Callable[..., Any], a: list[Any]) -> Row | None:
             sizes = [(None, GATHER), (None, len(rows)), (None, data.shape[1]), (None, len(data))]
             return [*sizes, *addresses_of(a), (None, ROWS_OF[data.dtype])], [], out.dtype
     if function is sgd:
-        sizes = [(None, SGD), (None, a[0].size), (None, len(a[3])), (None, 0)]
+        sizes = [(None, SGD), (None, a[0].size), (None, len(a[3])), (None, _columns_of(a[8]))]
         return [*sizes, *addresses_of(a[:5]), (7, a[7]), *addresses_of([a[8]])], [(5, a[5]), (6, a[6])], a[0].dtype
     if function is adam:
-        sizes = [(None, ADAM), (None, a[0].size), (None, len(a[4])), (None, 0)]
+        sizes = [(None, ADAM), (None, a[0].size), (None, len(a[4])), (None, _columns_of(a[12]))]
         reals = [(7, a[7]), (8, a[8]), (9, a[9]), (10, a[10])]
         return [*sizes, *addresses_of([*a[:7], a[12]]), (11, a[11])], reals, a[0].dtype
     return _array_row(getattr(function, "func", None), getattr(function, "keywords", {}), a)
@@ -93,6 +93,10 @@ def _cells(
     """A row for x [n, i] and y [n, o], addresses of arrays (0 for None), whole and real numbers."""
     sizes = [(None, code), (None, len(x)), (None, x.shape[1]), (None, y.shape[1])]
     return [*sizes, *addresses_of(arrays), *(live or [])], numbers or [], x.dtype
+
+
+def _columns_of(norms: Any) -> int:
+    return 0 if norms is None else int(norms.shape[1])
 
 
 def addresses_of(arrays: Sequence[Any]) -> list[tuple[None, int]]:

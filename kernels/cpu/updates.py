@@ -83,15 +83,15 @@ def _measured_step(
 
 @helper
 def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Array, chunk: int) -> None:
-    """Some blocks of one tensor; norms: [blocks, 2], or without rows if they are not wanted."""
+    """Some blocks of one tensor; norms: [blocks, 0, 1 or 2], as many as are wanted."""
     penalty, rate, mu, nesterov = rates
-    block = np.empty(BLOCK if norms.shape[0] else 0, param.dtype)
+    block = np.empty(BLOCK if norms.shape[1] > 1 else 0, param.dtype)
     for i in range(chunk * BLOCKS_A_CHUNK, min((chunk + 1) * BLOCKS_A_CHUNK, (param.size + BLOCK - 1) // BLOCK)):
         start, stop = i * BLOCK, min((i + 1) * BLOCK, param.size)
         p = param[start:stop]
-        if norms.shape[0]:
+        if norms.shape[1] > 0:
             norms[i, 0] = _sum_of_squares(p, p.dtype.type(1))
-        if norms.shape[0]:
+        if norms.shape[1] > 1:
             update = block[: stop - start]
             _measured_step(p, grad[start:stop], velocity[start:stop], update, penalty, rate, mu, nesterov)
             norms[i, 1] = _sum_of_squares(update, p.dtype.type(1))
@@ -100,10 +100,8 @@ def _sgd_chunk(param: Array, grad: Array, velocity: Array, rates: Any, norms: Ar
 
 
 @helper
-def sgd_spans(
-    param: Array, grad: Array, velocity: Array, spans: Array, l2: Array, rates: Any, norms: Array, wanted: bool
-) -> None:
-    """`sgd`; rates: (lr, momentum, nesterov). norms is written where they are wanted.
+def sgd_spans(param: Array, grad: Array, velocity: Array, spans: Array, l2: Array, rates: Any, norms: Array) -> None:
+    """`sgd`; rates: (lr, momentum, nesterov); norms without columns where they are not wanted.
 
     A span that begins below 0 is one whose update was made already, see `program._update_early`.
     """
@@ -113,21 +111,20 @@ def sgd_spans(
         start, stop = spans[k]
         if start < 0:
             continue
-        if stop - start <= BLOCK and not wanted:
+        if stop - start <= BLOCK and norms.shape[1] == 0:
             p, g, v = param[start:stop], grad[start:stop], velocity[start:stop]
             step(p, g, v, number(l2[k]), number(lr), number(momentum), nesterov)
             continue
         blocks = (stop - start + BLOCK - 1) // BLOCK
-        of_blocks = np.empty((blocks if wanted else 0, 2), np.float64)
+        of_blocks = np.empty((blocks, norms.shape[1]), np.float64)
         constants = number(l2[k]), number(lr), number(momentum), nesterov
         job = bind(_sgd_chunk, (param[start:stop], grad[start:stop], velocity[start:stop], constants, of_blocks))
         launch(job, (blocks + BLOCKS_A_CHUNK - 1) // BLOCKS_A_CHUNK, stop - start >= ELEMENTS_WORTH_SHARING)
-        if wanted:
-            # In the order of the blocks, whoever measured them.
-            norms[k, :] = 0
+        # In the order of the blocks, whoever measured them.
+        for j in range(norms.shape[1]):
+            norms[k, j] = 0
             for i in range(blocks):
-                norms[k, 0] += of_blocks[i, 0]
-                norms[k, 1] += of_blocks[i, 1]
+                norms[k, j] += of_blocks[i, j]
 
 
 @kernel
@@ -144,9 +141,9 @@ def sgd(
 ) -> None:
     rates = float(lr), float(momentum), nesterov
     if norms is None:
-        sgd_spans(param, grad, velocity, spans, l2, rates, np.empty((0, 2), np.float64), False)
+        sgd_spans(param, grad, velocity, spans, l2, rates, np.empty((0, 0), np.float64))
     else:
-        sgd_spans(param, grad, velocity, spans, l2, rates, norms, True)
+        sgd_spans(param, grad, velocity, spans, l2, rates, norms)
 
 
 @helper
@@ -160,9 +157,8 @@ def adam_spans(
     rates: Any,
     step: int,
     norms: Array,
-    wanted: bool,
 ) -> None:
-    """`adam`; moments: (mean, square), rates: (lr, beta1, beta2, eps). norms is written where they are wanted."""
+    """`adam`; moments: (mean, square), rates: (lr, beta1, beta2, eps); norms without columns where none are wanted."""
     mean, square = moments
     lr, beta1, beta2, eps = rates
     number = param.dtype.type
@@ -174,13 +170,13 @@ def adam_spans(
     block = np.empty(BLOCK, param.dtype)
     for k in range(spans.shape[0]):
         penalty, shrink = number(l2[k]), number(decay[k])
-        if wanted:
-            norms[k, :] = 0
+        for j in range(norms.shape[1]):
+            norms[k, j] = 0
         for start in range(spans[k, 0], spans[k, 1], BLOCK):
             stop = min(start + BLOCK, spans[k, 1])
             p, grads, m, s = param[start:stop], grad[start:stop], mean[start:stop], square[start:stop]
             update = block[: stop - start]
-            if wanted:
+            if norms.shape[1] > 0:
                 norms[k, 0] += _sum_of_squares(p, p.dtype.type(1))
             for i in range(p.size):
                 g = grads[i] + penalty * p[i]
@@ -189,7 +185,7 @@ def adam_spans(
                 direction = m[i] * mean_correction / (np.sqrt(s[i] * square_correction) + epsilon)
                 update[i] = rate * (direction + shrink * p[i])
                 p[i] -= update[i]
-            if wanted:
+            if norms.shape[1] > 1:
                 norms[k, 1] += _sum_of_squares(update, p.dtype.type(1))
 
 
@@ -211,7 +207,7 @@ def adam(
 ) -> None:
     rates = float(lr), float(beta1), float(beta2), float(eps)
     if norms is None:
-        none = np.empty((0, 2), np.float64)
-        adam_spans(param, grad, (mean, square), spans, l2, decay, rates, step, none, False)
+        none = np.empty((0, 0), np.float64)
+        adam_spans(param, grad, (mean, square), spans, l2, decay, rates, step, none)
     else:
-        adam_spans(param, grad, (mean, square), spans, l2, decay, rates, step, norms, True)
+        adam_spans(param, grad, (mean, square), spans, l2, decay, rates, step, norms)

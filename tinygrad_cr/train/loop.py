@@ -133,9 +133,8 @@ class Loop:
             return position + 1
         last = len(self.batches)
         end = next(i for i in range(position + 1, last + 1) if self._observed(i))
-        # Norms are measured in the step that is observed, the last minibatch of an epoch may be smaller.
-        alone = not self.updates.penalized or (end == last and len(self.batches.dataset) % self.batches.batch_size)
-        return max(position + 1, end - 1) if alone else end
+        # Updates are measured in the step that is observed: it stands alone.
+        return max(position + 1, end - 1)
 
     def _block(self, rows: NDArray[np.int64]) -> Any:
         """Updates with the minibatches of these rows, int64 [steps, batch], and who sees them; the norms of the last.

@@ -163,8 +163,7 @@ class PopulationLoop:
             self.optimizer.lr = self.schedule(self.step + k)
 
         measure = self.step + len(block) == self.epoch * self.steps
-        costs, norms = self.updates.make(block, measure, before)
-        return costs, norms if measure else None
+        return self.updates.make(block, measure, before)
 
     def _decayed(self, step: int) -> Any:
         """The learning rates of an epoch; the same object within it."""

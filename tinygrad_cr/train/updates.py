@@ -40,7 +40,7 @@ class Updates:
         shared: of a population: whether all members see the same minibatches.
 
     Attributes:
-        penalized: whether costs hold a penalty; norms are then measured in every step.
+        penalized: whether costs hold a penalty; the norms of parameters are then measured in every step.
     """
 
     def __init__(self, trainer: Trainer, batches: Batches, *, shared: bool = False) -> None:
@@ -92,41 +92,41 @@ class Updates:
 
         Returns:
             The cost before each update, penalty included: float64 [steps], or [steps, members]. And the norms of the
-            last one, as `Optimizer.step` measures them, or None.
+            last one, as `Optimizer.step` measures them, or None if they are not wanted.
         """
-        measure = measure or self.penalized
+        wanted: bool | str = measure or (self.penalized and "parameters")
         losses, norms = [], []
         most = self.fitting if self.shared else len(rows)
         for start in range(0, len(rows), most):
             part = self.kernels.xp.asarray(rows[start : start + most])
             arrays = self._minibatches(part) if self.shared else (part,)
-            loss, norm = self._made(arrays, measure, lambda k, start=start: before(start + k))  # type: ignore[misc]
+            loss, norm = self._made(arrays, wanted, lambda k, start=start: before(start + k))  # type: ignore[misc]
             losses.append(loss)
             norms.append(norm)
         costs = self._joined(losses).astype(np.float64)
-        if not measure:
+        if not wanted:
             return costs, None
         measured = self._joined(norms)
         if self.penalized:
             # Contiguous: sums are to be those of one row of norms alone.
             squares = np.ascontiguousarray(measured[..., self.regularized, 0])
             costs += 0.5 * self.reg * squares.sum(axis=-1)
-        return costs, measured[-1]
+        return costs, measured[-1] if measure else None
 
     def _joined(self, parts: list[Array]) -> np.ndarray[Any, Any]:
         whole = parts[0] if len(parts) == 1 else self.kernels.xp.concatenate(parts)
         return np.asarray(self.kernels.to_numpy(whole))
 
-    def _made(self, arrays: tuple[Array, ...], measure: bool, before: Callable[[int], None]) -> tuple[Array, Any]:
-        """A step with each of the leading parts of the arrays: losses, and norms if they are measured, of each."""
+    def _made(self, arrays: tuple[Array, ...], wanted: bool | str, before: Callable[[int], None]) -> tuple[Array, Any]:
+        """A step with each of the leading parts of the arrays: losses, and norms if they are wanted, of each."""
         if self._compiled is not None:
-            moment = self._before_a_capture((*(array[0] for array in arrays), measure))
+            moment = self._before_a_capture((*(array[0] for array in arrays), wanted))
             try:
                 if len(arrays[0]) > 1:
-                    losses, norms = self._compiled.scan(*arrays, measure, before=before)
+                    losses, norms = self._compiled.scan(*arrays, wanted, before=before)
                     return losses.data, norms
                 before(0)
-                losses, norms = self._compiled(*(array[0] for array in arrays), measure)
+                losses, norms = self._compiled(*(array[0] for array in arrays), wanted)
                 return losses.data[None], None if norms is None else norms[None]
             except CaptureError as error:
                 if moment is not None:
@@ -136,10 +136,10 @@ class Updates:
         results = []
         for k in range(len(arrays[0])):
             before(k)
-            loss, norms = self.step(*(array[k] for array in arrays), measure)
+            loss, norms = self.step(*(array[k] for array in arrays), wanted)
             results.append((loss.data, norms))
         xp = self.kernels.xp
-        return xp.stack([loss for loss, _ in results]), xp.stack([norms for _, norms in results]) if measure else None
+        return xp.stack([loss for loss, _ in results]), xp.stack([norms for _, norms in results]) if wanted else None
 
     def _before_a_capture(self, args: tuple[Any, ...]) -> Moment | None:
         """Where things stand, if the next step is to be captured: where that fails, a part of the step was made."""
@@ -161,7 +161,7 @@ class Updates:
         self.kernels.gather(self.data, rows, self.mean, self.scale, x)
         self.kernels.xp.take(self.labels, rows, out=y, **self.taking)
 
-    def _gather_and_update(self, rows: Array, measure: bool) -> tuple[Tensor, Any]:
+    def _gather_and_update(self, rows: Array, norms: bool | str) -> tuple[Tensor, Any]:
         """One update with these rows, of every member with its own: int64 [batch], or [members, batch]."""
         x, y = self.x[: rows.size], self.y[: rows.size]
         if self.members is None:
@@ -171,13 +171,13 @@ class Updates:
             x, y = x.reshape(members, size, -1), y.reshape(members, size)
             for m in each_member(members):
                 self._gather(rows[m], x[m], y[m])
-        return self._update(x, y, measure)
+        return self._update(x, y, norms)
 
-    def _update(self, x: Array, y: Array, measure: bool) -> tuple[Tensor, Any]:
+    def _update(self, x: Array, y: Array, norms: bool | str) -> tuple[Tensor, Any]:
         """One update; x: [batch, features], or for members of their own [members, batch, features]; y as it."""
         self.optimizer.zero_grad()
         loss = ops.cross_entropy(self.model(wrap(x, self.kernels)), wrap(y, self.kernels))
         loss.backward(self.seed)
         if self.trainer.clip_norm is not None:
             optim.clip_norm(self.optimizer, self.trainer.clip_norm)
-        return loss, self.optimizer.step(reg=self.trainer.reg, norms=measure)
+        return loss, self.optimizer.step(reg=self.trainer.reg, norms=norms)
