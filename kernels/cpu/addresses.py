@@ -1,7 +1,11 @@
-"""Kernels that others call by address: compiled once, where copies in every kernel would take a minute to compile."""
+"""Kernels that others call by address: compiled once, where copies in every kernel would take a minute to compile.
+
+Each is compiled, or taken from the cache, when a kernel for its dtype is: who computes in float32 waits for no other.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -9,24 +13,27 @@ from numba import types
 from numba.core import cgutils
 
 from .board import word_of
-from .compiling import primitive
+from .compiling import before_kernels, prepare_kernels, primitive
 from .threads import pool
 
 _I64 = ir.IntType(64)
 
 
 def publish(function: Any, addresses: dict[Any, int], pointers: int, numbers: int) -> None:
-    """Compile a kernel for each dtype, or take it from the cache, and leave its addresses where kernels look for them.
+    """Leave the addresses of a kernel, one for each dtype, where kernels look for them, before there are any.
 
     addresses: for each dtype, a word of the board. The arguments are so many pointers, to numbers of that dtype or, the
     last of four, to words, then so many integers.
     """
     for number, word in addresses.items():
         kinds = [types.CPointer(number)] * min(pointers, 3) + [types.CPointer(types.int64)] * (pointers - 3)
-        signature = types.void(*kinds, *[types.int64] * numbers)
-        function.compile(signature)
-        found = function.overloads[signature.args]
-        pool.board[word] = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
+        before_kernels(number, partial(_compile, function, types.void(*kinds, *[types.int64] * numbers), word))
+
+
+def _compile(function: Any, signature: Any, word: int) -> None:
+    function.compile(signature)
+    found = function.overloads[signature.args]
+    pool.board[word] = found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name)
 
 
 def caller(addresses: dict[Any, int]) -> Any:
@@ -34,6 +41,9 @@ def caller(addresses: dict[Any, int]) -> Any:
 
     @primitive
     def invoke(typing_context: Any, arrays: Any, starts: Any, numbers: Any) -> Any:
+        # A function that is no kernel may call it, too.
+        prepare_kernels(arrays.types[0].dtype)
+
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             given, places, rest = (cgutils.unpack_tuple(builder, arg) for arg in args)
             values = [

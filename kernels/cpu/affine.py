@@ -8,7 +8,7 @@ import numpy as np
 
 from ..interface import Array
 from .board import THREADS, bind, load
-from .compiling import helper, kernel
+from .compiling import calling_kernel, helper
 from .memory import flat, keep, on_stack, scratch, shaped
 from .philox import random_lanes
 from .product import (
@@ -282,12 +282,12 @@ def backward_masked(
     weight_gradient(x, dz, dw, w, update)
 
 
-@kernel
+@calling_kernel
 def affine(x: Array, w: Array, b: Array, out: Array) -> None:
     _forward(x, w, b, (False, out.dtype.type(1), NO_DROPOUT, (0, 0, 0)), out)
 
 
-@kernel
+@calling_kernel
 def affine_backward(dy: Array, x: Array, w: Array, dx: Array | None, dw: Array | None, db: Array | None) -> None:
     if dx is not None:
         _dx(dy, w, dx)
@@ -297,7 +297,7 @@ def affine_backward(dy: Array, x: Array, w: Array, dx: Array | None, dw: Array |
         _column_sums(dy, db)
 
 
-@kernel
+@calling_kernel
 def affine_relu_dropout(
     x: Array,
     w: Array,
@@ -312,7 +312,7 @@ def affine_relu_dropout(
     _forward(x, w, b, (True, out.dtype.type(scale), threshold, (seed, draw, stream)), out)
 
 
-@kernel
+@calling_kernel
 def affine_relu_dropout_backward(
     dy: Array,
     x: Array,

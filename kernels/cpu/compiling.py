@@ -44,6 +44,7 @@ _HELPER_OPTIONS = _OPTIONS | {"inline": "never", "no_cpython_wrapper": True, "no
 _HERE = Path(__file__).parent
 _DIGEST_BYTES = 32
 _kernels: list[Any] = []
+_preparations: dict[Any, list[Callable[[], None]]] = {}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -61,6 +62,14 @@ def kernel(function: Callable[..., Any]) -> Any:
         with suppress(RuntimeError, AttributeError):
             dispatcher.enable_caching()
     _kernels.append(dispatcher)
+    return dispatcher
+
+
+def calling_kernel(function: Callable[..., Any]) -> Any:
+    """A kernel that calls others by address (`addresses.py`), for the dtype of its first argument."""
+    dispatcher = kernel(function)
+    if isinstance(dispatcher._cache, _Cache):
+        dispatcher._cache.calls_others = True
     return dispatcher
 
 
@@ -82,6 +91,22 @@ def separate_helper(function: Callable[..., Any]) -> Any:
 def primitive(function: Callable[..., Any]) -> Any:
     """What numba cannot say, written as LLVM instructions: the function types its arguments and returns the writer."""
     return intrinsic(function)
+
+
+def before_kernels(dtype: Any, prepare: Callable[[], None]) -> None:
+    """Call a function before the first `calling_kernel` for this dtype is compiled or loaded."""
+    _preparations.setdefault(dtype, []).append(prepare)
+    if not (_SOURCES and _KNOWN_NUMBA):
+        # numba's own cache tells nobody what it loads.
+        prepare_kernels(dtype)
+
+
+def prepare_kernels(dtype: Any) -> None:
+    """Do what is to be done before that; under numba's lock, as all compiling and loading is."""
+    for prepare in _preparations.get(dtype, ()):
+        prepare()
+    # Only now: if one was interrupted, the next kernel tries again.
+    _preparations.pop(dtype, None)
 
 
 def statistics() -> tuple[int, int, int, tuple[str, ...]]:
@@ -132,6 +157,8 @@ class _Cache:
     `cache_path` is the folder that served the last signature, None if it could be kept nowhere.
     """
 
+    calls_others = False
+
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self.cache_path: str | None = None
@@ -139,6 +166,8 @@ class _Cache:
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function, or None, in whatever way its file fails to give it."""
         target_context.refresh()
+        if self.calls_others:
+            prepare_kernels(getattr(sig, "args", sig)[0].dtype)
         for folder in _FOLDERS:
             # Whatever is wrong here, compiling helps; and it replaces the file.
             with suppress(Exception):

@@ -21,7 +21,7 @@ from numba.core import cgutils
 from .affine import affine, affine_relu_dropout, backward, backward_masked
 from .batches import gather
 from .board import THREADS, bind, load_at, pause, store_at
-from .compiling import helper, kernel, primitive
+from .compiling import calling_kernel, helper, primitive
 from .memory import flat
 from .rows import (
     ADAM,
@@ -193,8 +193,8 @@ def _piece_of_work(tables: Any, numbers: Any, like: Any, plan: Any, chunk: int) 
         store_at(plan[FLAGS] + 8 * piece[SPLIT], 1)
 
 
-@kernel
-def run(tables: Any, numbers: Any, like: Any, plan: Any) -> None:
+@calling_kernel
+def run(like: Any, tables: Any, numbers: Any, plan: Any) -> None:
     """Make the calls of the chosen tables, over and over; `like` has the dtype of all floating arrays in them."""
     launch(bind(_piece_of_work, (tables, numbers, like, plan)), plan[CHUNKS], plan[SHARED] != 0)
 
@@ -260,7 +260,7 @@ class Tables:
             for s in range(len(rows)):
                 if self.tables[m, s, 0] == SGD:
                     self.kept.append(_update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows]))
-        self.arguments = [self.tables, self.numbers, np.empty(0, dtype), np.empty(0, np.int64)]
+        self.arguments = [np.empty(0, dtype), self.tables, self.numbers, np.empty(0, np.int64)]
         self.chosen = list(range(len(calls)))
         self.nothing = self.layout([], [])
         self.latest: tuple[Any, Room | None] = (None, None)
@@ -312,7 +312,7 @@ class Tables:
     def block(self, room: Room) -> None:
         """Make the calls, as often as there is room for."""
         room.flags.fill(0)
-        run(self.tables, self.numbers, self.arguments[2], room.plan)
+        run(*self.arguments[:3], room.plan)
 
     def _room(self, pieces: Any, steps: int, layout: Layout) -> Room:
         whole, real = (np.zeros((steps, len(c)), kind) for c, kind in zip(layout.cells, "qd", strict=True))

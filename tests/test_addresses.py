@@ -1,0 +1,56 @@
+"""Kernels that others call by address are there before anybody calls, and only for the dtypes that are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# As users compute, from compiled functions of their own, and from a kernel whose first array is of another kind.
+USES = {
+    "a kernel": "kernels.affine(x, w, x[0], x.copy())",
+    "a function that calls helpers": "multiply(x, w, x.copy())",
+    "a table": "step(x); step(x); step.scan(np.stack([x, x]))",
+}
+PROGRAM = """
+import numba
+import numpy as np
+import tinygrad_cr
+from tinygrad_cr import Tensor, ops
+from tinygrad_cr.kernels import backend
+from tinygrad_cr.kernels.cpu import board, product, sparse
+from tinygrad_cr.kernels.cpu.threads import pool
+
+WORDS = dict(float32=(board.FLOAT32, board.SPARSE32), float64=(board.FLOAT64, board.SPARSE64))
+kernels = backend("cpu")
+
+
+@numba.njit
+def multiply(x, w, out):
+    product.times(x, 0, x.shape[0], w, False, 0, w.shape[1], 0, w.shape[0], out)
+
+
+@tinygrad_cr.compile
+def step(x):
+    return ops.affine(ops.affine(Tensor(x), w, x[0]), w, x[0])
+
+
+def there():
+    return [name for name, words in WORDS.items() if pool.board[list(words)].all()]
+
+
+assert there() == [], there()
+for used, dtype in enumerate({dtypes}, 1):
+    x, w = np.ones((3, 3), dtype), np.eye(3, dtype=dtype)
+    {use}
+    assert there() == sorted({dtypes}[:used]), there()
+"""
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+@pytest.mark.parametrize("dtypes", [["float32", "float64"], ["float64"]], ids=", ".join)
+def test_only_what_is_used_is_there(use: str, dtypes: list[str]) -> None:
+    program = PROGRAM.replace("{dtypes}", repr(dtypes)).replace("{use}", use)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
