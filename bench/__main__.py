@@ -52,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     """The options of the suite; `kernels` and `report` are commands in front of it."""
     p = argparse.ArgumentParser(
         "python -m bench",
-        description="Measure tinygrad_cr beside its peers, in turns. Also: 'kernels [--quick] [--out DIR]' checks and "
-        "times every kernel; 'watching', 'search' and 'ensembles', each with [--quick], measure monitors, a search and "
-        "ensembles; 'report RESULTS.json' writes docs/benchmarks.md.",
+        description="Measure tinygrad_cr beside its peers, in turns. Also: 'kernels' checks and times every kernel; "
+        "'watching', 'search' and 'ensembles' measure monitors, a search and ensembles; 'report RESULTS.json' writes "
+        "docs/benchmarks.md. Each of these has a --help of its own.",
     )
     p.add_argument("--only", type=names("workload", GROUPS), default=GROUPS, help=f"some of {','.join(GROUPS)}")
     p.add_argument(
@@ -117,12 +117,25 @@ def write_report(arguments: Sequence[str]) -> None:
         say(f"wrote {os.path.relpath(path)}")
 
 
+def printing(name: str, module: Any, rounds: int, few: int) -> Callable[[Sequence[str]], None]:
+    """A command that measures for so many rounds (few of them if it is to be quick) and prints a table."""
+
+    def measure(arguments: Sequence[str]) -> None:
+        p = argparse.ArgumentParser(f"python -m bench {name}", description=module.__doc__)
+        p.add_argument("--quick", action="store_true", help="little data and few epochs: a test, not of speed")
+        p.add_argument("--rounds", type=positive, help=f"each has seeds of its own; {rounds}, quick {few}")
+        chosen = p.parse_args(arguments)
+        print(module.markdown(module.measure(chosen.rounds or (few if chosen.quick else rounds), chosen.quick)))
+
+    return measure
+
+
 COMMANDS = {
     "kernels": kernel_suite,
     "report": write_report,
-    "watching": watching.main,
-    "search": search.main,
-    "ensembles": ensembles.main,
+    "watching": printing("watching", watching, 15, 3),
+    "search": printing("search", search, 3, 1),
+    "ensembles": printing("ensembles", ensembles, ensembles.SEEDS, 2),
 }
 
 

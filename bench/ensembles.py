@@ -117,9 +117,3 @@ def _verdicts(by: dict[tuple[int, str], dict[str, Any]], seeds: Sequence[int]) -
 
 def _met(bar: bool) -> str:
     return "met" if bar else "missed"
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure and print."""
-    quick = "--quick" in arguments
-    print(markdown(measure(2 if quick else SEEDS, quick)))

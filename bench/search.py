@@ -11,7 +11,6 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -139,9 +138,3 @@ def markdown(results: dict[str, Any]) -> str:
 def _median(turns: list[dict[str, float]], key: str, digits: int) -> str:
     values = [turn[key] for turn in turns]
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure and print."""
-    quick = "--quick" in arguments
-    print(markdown(measure(1 if quick else 3, quick)))

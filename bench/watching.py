@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,9 +63,3 @@ def markdown(results: dict[str, Any]) -> str:
         + f"\n\nThe monitors take {part:+.2%} of a step (median of {len(parts)} rounds, "
         f"{min(parts):+.2%} to {max(parts):+.2%}); at most {BAR:.0%} was promised: {verdict}.\n"
     )
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure and print."""
-    quick = "--quick" in arguments
-    print(markdown(measure(3 if quick else 15, quick)))

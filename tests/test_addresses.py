@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-# As users compute, from compiled functions of their own, and from a kernel whose first array is of another kind.
+from tinygrad_cr.kernels import cpu
+
+# As users compute, from a compiled function of their own, and in compiled steps.
 USES = {
     "a kernel": "kernels.affine(x, w, x[0], x.copy())",
     "a function that calls helpers": "multiply(x, w, x.copy())",
@@ -54,3 +58,23 @@ def test_only_what_is_used_is_there(use: str, dtypes: list[str]) -> None:
     program = PROGRAM.replace("{dtypes}", repr(dtypes)).replace("{use}", use)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_kernel_that_reaches_them_says_so() -> None:
+    """Otherwise it would work where it is compiled, and crash where it is loaded."""
+    reaching = {"strip", "times", "meet", "sparse_times", "weight_gradient", "backward", "affine"}
+    marked = 0
+    for path in sorted(Path(cpu.__file__).parent.glob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        imported = {
+            name.name for node in nodes if isinstance(node, ast.ImportFrom) and node.level for name in node.names
+        }
+        decorators = [
+            ast.unparse(decorator)
+            for node in nodes
+            if isinstance(node, ast.FunctionDef)
+            for decorator in node.decorator_list
+        ]
+        assert not (imported & reaching and "kernel" in decorators), path.name
+        marked += decorators.count("calling_kernel")
+    assert marked == 5

@@ -55,6 +55,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(option: str, name: str, 
     assert f"{name!r}; known: {known}" in " ".join(done.stderr.split())
 
 
+@pytest.mark.parametrize("command", ["kernels", "report", "watching", "search", "ensembles"])
+def test_a_command_says_what_it_takes_and_refuses_the_rest(command: str) -> None:
+    told, refused = bench(command, "--help"), bench(command, "--quik")
+    assert (told.returncode, refused.returncode) == (0, 2)
+    assert f"python -m bench {command}" in told.stdout
+    assert "usage: " in refused.stderr
+
+
 def test_blocks_of_steps_train_as_a_call_a_step_does_bit_for_bit() -> None:
     task = Task("A", "A", "train", (8, 6, 10), 16, 16 * 60 + 5)
     inputs = make_inputs(task)

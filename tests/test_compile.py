@@ -106,18 +106,21 @@ def test_a_large_network_trains_to_the_eager_bits(sizes: list[int], dtype: str) 
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("norms", [True, "parameters"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("sizes", [[6, 8, 3], [784, 256, 10], [40, 300, 600, 10]], ids=str)
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_norms_of_every_step_have_the_eager_bits(make: Any, sizes: list[int], threads: int, norms: Any) -> None:
-    x = Generator(3).normal((6, 70, sizes[0])).astype("float32")
+def test_norms_of_every_step_have_the_eager_bits(
+    make: Any, sizes: list[int], threads: int, norms: Any, dtype: str
+) -> None:
+    x = Generator(3).normal((6, 70, sizes[0])).astype(dtype)
     y = np.arange(70) % sizes[-1]
     before, found = tinygrad_cr.get_num_threads(), []
     tinygrad_cr.set_num_threads(min(threads, usable_cores()))
     try:
         for compiled in (True, False):
-            model = nn.MLP(sizes, dropout=0.3, generator=0)
+            model = nn.MLP(sizes, dropout=0.3, generator=0, dtype=dtype)
             optimizer = make(model)
 
             def step(x: Any, model: Any = model, optimizer: Any = optimizer) -> tuple[Tensor, Any]:

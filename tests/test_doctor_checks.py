@@ -317,6 +317,13 @@ class Decaying(Optimizer):
             values -= self.lr * self.mean[start:stop]
 
 
+def test_a_rule_of_ones_own_that_writes_both_norms_trains_with_a_penalty():
+    model = MLP([5, 4, 3], generator=0)
+    data = Dataset(np.random.default_rng(0).standard_normal((40, 5)).astype("float32"), np.arange(40) % 3)
+    trainer = Trainer(model, optimizer=Decaying(model, 0.1), epochs=2, batch_size=8, reg=0.01, reporter=False)
+    assert math.isfinite(trainer.fit(data)[-1]["loss"])
+
+
 OPTIMIZERS: dict[str, tuple[Callable[[Module], Optimizer], str]] = {
     "SGD": (lambda model: SGD(model, 0.1), "PASS"),
     "momentum": (lambda model: SGD(model, 0.1, 0.9), "PASS"),

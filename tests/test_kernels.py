@@ -131,6 +131,17 @@ def test_sgd_equals_reference(name: str, dtype: Any, momentum: float, nesterov: 
     assert_like_reference(name, "sgd", arguments, 9 * 17)
 
 
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+@pytest.mark.parametrize("kernel", ["sgd", "adam"])
+@both_dtypes
+def test_norms_of_the_parameters_alone_are_the_first_column(name: str, kernel: str, dtype: Any) -> None:
+    arguments = getattr(Maker(dtype), kernel)(Size(90, 0, 17))
+    both, alone = call(name, kernel, arguments), call(name, kernel, arguments | {"norms": np.full((2, 1), np.nan)})
+    np.testing.assert_array_equal(alone.pop("norms"), both.pop("norms")[:, :1])
+    for written, found in alone.items():
+        np.testing.assert_array_equal(found, both[written])
+
+
 def test_sgd_without_momentum_leaves_the_velocity_alone(kernels: Kernels) -> None:
     arguments = Maker(np.float64).sgd(Size(3, 0, 5), momentum=0.0)
     np.testing.assert_array_equal(call(kernels.name, "sgd", arguments)["velocity"], arguments["velocity"])

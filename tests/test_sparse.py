@@ -17,7 +17,14 @@ from tinygrad_cr.kernels.cpu.tile import VECTOR_BYTES
 
 # Nothing ends with a word, vector or panel; sums in two halves; several groups of panels; words that are all there.
 # Of narrow results a sparse dy is skipped everywhere, a sparse x where vectors are short.
-SIZES = [Size(130, 300, 330), Size(100, 3072, 50), Size(333, 523, 421), Size(256, 192, 384), Size(90, 1000, 33)]
+SIZES = [
+    Size(130, 300, 330),
+    Size(130, 200, 107),
+    Size(100, 3072, 50),
+    Size(333, 523, 421),
+    Size(256, 192, 384),
+    Size(90, 1000, 33),
+]
 SPARSE = ["x", "dy"]
 
 both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

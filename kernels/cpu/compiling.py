@@ -68,8 +68,13 @@ def kernel(function: Callable[..., Any]) -> Any:
 def calling_kernel(function: Callable[..., Any]) -> Any:
     """A kernel that calls others by address (`addresses.py`), for the dtype of its first argument."""
     dispatcher = kernel(function)
-    if isinstance(dispatcher._cache, _Cache):
-        dispatcher._cache.calls_others = True
+    cache = getattr(dispatcher, "_cache", None)
+    if isinstance(cache, _Cache):
+        cache.calls_others = True
+    else:
+        # numba's own cache tells nobody what it loads.
+        for dtype in tuple(_preparations):
+            prepare_kernels(dtype)
     return dispatcher
 
 
@@ -96,13 +101,10 @@ def primitive(function: Callable[..., Any]) -> Any:
 def before_kernels(dtype: Any, prepare: Callable[[], None]) -> None:
     """Call a function before the first `calling_kernel` for this dtype is compiled or loaded."""
     _preparations.setdefault(dtype, []).append(prepare)
-    if not (_SOURCES and _KNOWN_NUMBA):
-        # numba's own cache tells nobody what it loads.
-        prepare_kernels(dtype)
 
 
 def prepare_kernels(dtype: Any) -> None:
-    """Do what is to be done before that; under numba's lock, as all compiling and loading is."""
+    """Do what `before_kernels` was told, once. Compiling and loading come here under numba's lock."""
     for prepare in _preparations.get(dtype, ()):
         prepare()
     # Only now: if one was interrupted, the next kernel tries again.
@@ -167,7 +169,7 @@ class _Cache:
         """The compiled function, or None, in whatever way its file fails to give it."""
         target_context.refresh()
         if self.calls_others:
-            prepare_kernels(getattr(sig, "args", sig)[0].dtype)
+            prepare_kernels(getattr(getattr(sig, "args", sig)[0], "dtype", None))
         for folder in _FOLDERS:
             # Whatever is wrong here, compiling helps; and it replaces the file.
             with suppress(Exception):

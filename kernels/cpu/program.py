@@ -259,7 +259,7 @@ class Tables:
                             self.moved[id(arguments), position] = (target, (m, r, c))
             for s in range(len(rows)):
                 if self.tables[m, s, 0] == SGD:
-                    self.kept.append(_update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows]))
+                    self.kept += _update_early(self.tables[m], self.numbers[m], s, [call for call, _ in rows])
         self.arguments = [np.empty(0, dtype), self.tables, self.numbers, np.empty(0, np.int64)]
         self.chosen = list(range(len(calls)))
         self.nothing = self.layout([], [])
@@ -387,15 +387,15 @@ def fuse(calls: list[Call]) -> tuple[list[Call | Tables], dict[tuple[int, int], 
     return joined, moved
 
 
-def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> Any:
-    """Let gradients that row s uses update their weights as they are computed; the spans of row s, less theirs.
+def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[Any, Any]:
+    """Let gradients that row s uses update their weights as they are computed; spans less theirs, and l2, for row s.
 
     That is allowed where no call between the two touches the weights, their gradient or their velocity, in whatever
     larger or smaller piece. Where updates are measured, it has to be seen afterwards what they were: in the velocity.
     """
     *buffers, spans, l2 = calls[s][1][:5]
-    left = np.ascontiguousarray(spans).copy()
-    measured, momentum, nesterov = table[s, 3] > 1, numbers[s, 1], table[s, 9] != 0
+    left, l2 = np.array(spans, order="C"), np.ascontiguousarray(l2)
+    measured, momentum, nesterov = table[s, 3] > 1, buffers[0].dtype.type(numbers[s, 1]), table[s, 9] != 0
     for k, (start, stop) in enumerate(spans.tolist() if (momentum and not nesterov) or not measured else []):
         parts = [buffer[start:stop] for buffer in buffers]
         param, grad, velocity = map(address_of, parts)
@@ -406,8 +406,8 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> Any:
             table[r, UPDATE : UPDATE + 3] = s, velocity, k
             numbers[r, 1] = l2[k]
             left[k] = -1
-    table[s, 7] = address_of(left)
-    return left
+    table[s, 7], table[s, 8] = address_of(left), address_of(l2)
+    return left, l2
 
 
 def _arrays(calls: list[Call]) -> list[Any]:

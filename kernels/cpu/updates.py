@@ -13,7 +13,7 @@ import numpy as np
 from ..interface import NEGLIGIBLE, Array
 from .board import bind
 from .compiling import helper, kernel, reordering_helper
-from .memory import keep, on_stack, scratch
+from .memory import on_stack, scratch
 from .threads import ELEMENTS_WORTH_SHARING, launch
 
 BLOCK = 1024
@@ -37,7 +37,7 @@ def _squares_chunk(values: Array, factor: float, of_blocks: Array, chunk: int) -
 
 @helper
 def squares(values: Array, factor: float) -> float:
-    """``sum((factor * values)**2)``: what `sgd` measures of a parameter, or of its update ``lr * velocity``."""
+    """``sum((factor * values)**2)``: what `sgd` measures of a parameter, or of an update that is ``lr * velocity``."""
     of_blocks = scratch((values.size + BLOCK - 1) // BLOCK, on_stack(np.float64))
     chunks = (of_blocks.size + BLOCKS_A_CHUNK - 1) // BLOCKS_A_CHUNK
     launch(bind(_squares_chunk, (values, factor, of_blocks)), chunks, values.size >= ELEMENTS_WORTH_SHARING)
@@ -45,7 +45,6 @@ def squares(values: Array, factor: float) -> float:
     total = 0.0
     for i in range(of_blocks.size):
         total += of_blocks[i]
-    keep(of_blocks)
     return total
 
 

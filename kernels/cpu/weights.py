@@ -49,7 +49,7 @@ ROWS_A_GRADIENT = 8 * TALL
 PACKED_AT_ONCE = 1 << 16
 """Elements of dy that are packed for dW at a time: they stay in the second-level cache."""
 TURNING = 16 if ACCUMULATORS == 24 else 6
-"""Samples whose sums take as long as transposing the result, once with AVX-512 and once without."""
+"""Samples whose sums take as long as transposing the result, with AVX-512 and without."""
 TURNED_AT_ONCE = 64
 """Rows of the transpose of a factor that one thread makes at a time."""
 SPARSE_ROWS = 64

@@ -133,8 +133,10 @@ class Loop:
             return position + 1
         last = len(self.batches)
         end = next(i for i in range(position + 1, last + 1) if self._observed(i))
-        # Updates are measured in the step that is observed: it stands alone.
-        return max(position + 1, end - 1)
+        # Updates are measured in the step that is observed, if not in all; the last minibatch may be smaller.
+        everywhere = self.updates.penalized and not self.updates.kernels.host
+        alone = not everywhere or (end == last and len(self.batches.dataset) % self.batches.batch_size)
+        return max(position + 1, end - 1) if alone else end
 
     def _block(self, rows: NDArray[np.int64]) -> Any:
         """Updates with the minibatches of these rows, int64 [steps, batch], and who sees them; the norms of the last.

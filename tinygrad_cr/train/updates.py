@@ -94,7 +94,8 @@ class Updates:
             The cost before each update, penalty included: float64 [steps], or [steps, members]. And the norms of the
             last one, as `Optimizer.step` measures them, or None if they are not wanted.
         """
-        wanted: bool | str = measure or (self.penalized and "parameters")
+        # On a GPU measuring both costs the same, and is one program.
+        wanted: bool | str = measure or (self.penalized and ("parameters" if self.kernels.host else True))
         losses, norms = [], []
         most = self.fitting if self.shared else len(rows)
         for start in range(0, len(rows), most):
