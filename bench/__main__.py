@@ -123,7 +123,7 @@ def printing(name: str, module: Any, rounds: int, few: int) -> Callable[[Sequenc
     def measure(arguments: Sequence[str]) -> None:
         p = argparse.ArgumentParser(f"python -m bench {name}", description=module.__doc__)
         p.add_argument("--quick", action="store_true", help="little data and few epochs: a test, not of speed")
-        p.add_argument("--rounds", type=positive, help=f"each has seeds of its own; {rounds}, quick {few}")
+        p.add_argument("--rounds", type=positive, help=f"turns of everybody; {rounds}, quick {few}")
         chosen = p.parse_args(arguments)
         print(module.markdown(module.measure(chosen.rounds or (few if chosen.quick else rounds), chosen.quick)))
 

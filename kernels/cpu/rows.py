@@ -20,7 +20,8 @@ Row = tuple[list[Any], list[Any], Any]
 NOTHING = -1
 AFFINE, AFFINE_BACKWARD, FUSED, FUSED_BACKWARD, CROSS_ENTROPY, SCALE, TAKE, GATHER, ADAM, SGD = range(10)
 UPDATE, INTEGERS, NUMBERS = 14, 17, 4
-"""Columns of the two tables: the operation, three sizes, whole numbers and addresses; real numbers. From `UPDATE` on:
+"""Columns of the two tables: the operation, three sizes (the third of an update: how many norms are measured of each
+tensor), whole numbers and addresses; real numbers. From `UPDATE` on:
 for a gradient of weights, the row of its update (or -1), the address of its velocity, and its place among the norms."""
 ADDRESSES = {
     AFFINE: (4, 5, 6, 7),

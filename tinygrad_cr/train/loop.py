@@ -134,7 +134,7 @@ class Loop:
         last = len(self.batches)
         end = next(i for i in range(position + 1, last + 1) if self._observed(i))
         # Updates are measured in the step that is observed, if not in all; the last minibatch may be smaller.
-        everywhere = self.updates.penalized and not self.updates.kernels.host
+        everywhere = self.updates.penalty_norms is True
         alone = not everywhere or (end == last and len(self.batches.dataset) % self.batches.batch_size)
         return max(position + 1, end - 1) if alone else end
 

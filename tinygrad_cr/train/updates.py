@@ -40,7 +40,8 @@ class Updates:
         shared: of a population: whether all members see the same minibatches.
 
     Attributes:
-        penalized: whether costs hold a penalty; the norms of parameters are then measured in every step.
+        penalty_norms: which norms every step measures because costs hold a penalty: none (False), "parameters", or on a
+            GPU, where both cost the same and are one program, all (True).
     """
 
     def __init__(self, trainer: Trainer, batches: Batches, *, shared: bool = False) -> None:
@@ -62,7 +63,7 @@ class Updates:
         self.taking = {"mode": "clip"} if self.kernels.host else {}
         reg = trainer.reg
         self.reg: Any = reg if self.members is None else np.array([of_member(reg, m) for m in range(self.members)])
-        self.penalized = bool(np.any(self.reg))
+        self.penalty_norms: bool | str = bool(np.any(self.reg)) and ("parameters" if self.kernels.host else True)
         self.regularized = [p.regularized for p in flat.parameters]
         self.step: Callable[..., tuple[Tensor, Any]] = self._update if shared else self._gather_and_update
         self._compiled: capturing | None = preparation.captured(trainer, self.step)
@@ -94,8 +95,7 @@ class Updates:
             The cost before each update, penalty included: float64 [steps], or [steps, members]. And the norms of the
             last one, as `Optimizer.step` measures them, or None if they are not wanted.
         """
-        # On a GPU measuring both costs the same, and is one program.
-        wanted: bool | str = measure or (self.penalized and ("parameters" if self.kernels.host else True))
+        wanted = measure or self.penalty_norms
         losses, norms = [], []
         most = self.fitting if self.shared else len(rows)
         for start in range(0, len(rows), most):
@@ -108,7 +108,7 @@ class Updates:
         if not wanted:
             return costs, None
         measured = self._joined(norms)
-        if self.penalized:
+        if self.penalty_norms:
             # Contiguous: sums are to be those of one row of norms alone.
             squares = np.ascontiguousarray(measured[..., self.regularized, 0])
             costs += 0.5 * self.reg * squares.sum(axis=-1)
