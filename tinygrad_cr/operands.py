@@ -231,6 +231,8 @@ def label_array(labels: Any, logits: Tensor) -> Array:
     Those that NumPy or a list holds stay on the host: they go on through `settled_labels`.
     """
     k = logits.backend
+    if type(labels) is np.ndarray and k.host and labels.dtype == INT64 and labels.flags.c_contiguous:
+        return labels  # as minibatches have them
     if isinstance(labels, Tensor) or k.host or lies_on_gpu(labels):
         xp, y = k.xp, beside("cross_entropy", "labels", labels, logits)
     else:

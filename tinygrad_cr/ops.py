@@ -703,17 +703,18 @@ def cross_entropy(logits: Any, labels: Any, weights: Any = None) -> Tensor:
     0.6931
     """
     logits, xp = one("cross_entropy", logits, True)
-    if logits.data.ndim == 3:
+    z, k = logits.data, logits.backend
+    shape, dtype = z.shape, z.dtype
+    if len(shape) == 3:
         return population.cross_entropy(logits, labels, weights)
     y = label_array(labels, logits)
-    z = xp.ascontiguousarray(logits.data)
-    shape, dtype = z.shape, z.dtype
+    if not z.flags.c_contiguous:
+        z = xp.ascontiguousarray(z)
     if len(shape) != 2 or y.shape != shape[:1] or not z.size:
         raise ShapeError(
             f"cross_entropy wants logits [n, c] and labels [n] with n, c > 0, got {logits.shape} and {y.shape}"
         )
     w = None if weights is None else sample_weights(weights, logits)
-    k = logits.backend
     if not k.host:
         y = settled_labels(y, shape[1], logits)
     dlogits = xp.empty(shape, dtype)

@@ -166,7 +166,7 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
     Raises:
         GraphError: a part of the graph was dropped by an earlier backward pass. No gradient was changed.
     """
-    if not isinstance(root, Node):
+    if type(root) is not Node:
         accumulate(root, seed, owned=False)
         return
     order = _children_first(root)
@@ -178,21 +178,21 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
             )
     grads: dict[Node, Array] = {root: seed}
     owned: set[Node] = set()
+    watched = capturing and mode.program is not None
     for node in order:
-        g, parents = grads.pop(node, None), node.parents
-        if g is not None and node.vjp is not None:
-            contributions = node.vjp(g)
+        g, parents, vjp = grads.pop(node, None), node.parents, node.vjp
+        if g is not None and vjp is not None:
+            contributions = vjp(g)
             if len(contributions) != len(parents):
                 raise GraphError(
                     f"the rule of an operation with {len(parents)} operands returned {len(contributions)} "
                     "gradients; it returns one for each, or None"
                 )
-            for i, parent in enumerate(parents):
-                d = contributions[i]
+            for parent, d in zip(parents, contributions):  # noqa: B905 - their lengths were compared, which is faster
                 if parent is None or d is None:
                     continue
-                if capturing and mode.program is not None:
-                    mode.program.check(d, f"a gradient of {named(node.vjp)}")
+                if watched:
+                    mode.program.check(d, f"a gradient of {named(vjp)}")  # type: ignore[union-attr]
                 if type(parent) is not Node:
                     if d is not parent.grad or d is not parent.grad_view:  # else its rule wrote it to `destination`
                         accumulate(parent, d if d.ndim else xp.asarray(d), d is not g and d.base is None)
@@ -249,10 +249,16 @@ def destination(leaf: Leaf, wanted: bool) -> Array | None:
 
 
 def _children_first(root: Node) -> list[Node]:
-    """All nodes under root, each after every node that uses it. No recursion: graphs may be very deep."""
+    """All nodes under root, each after every node that uses it. No recursion: graphs may be very deep.
+
+    Raises:
+        GraphError: an earlier walk freed one of them.
+    """
     order: list[Node] = []
     node: Node | None = root
     while node is not None:
+        if node.vjp is None:
+            raise _freed()
         below = None
         for parent in node.parents:
             if type(parent) is Node:
@@ -280,6 +286,8 @@ def _branches_first(root: Node) -> list[Node]:
     ready = [root]
     while ready:
         node = ready.pop()
+        if node.vjp is None:
+            raise _freed()
         order.append(node)
         for parent in node.parents:
             if type(parent) is Node:
@@ -287,3 +295,10 @@ def _branches_first(root: Node) -> list[Node]:
                 if not uses[parent]:
                     ready.append(parent)
     return order
+
+
+def _freed() -> GraphError:
+    return GraphError(
+        "this graph was already walked back and freed; call backward(retain_graph=True) the first time, "
+        "or compute the result again"
+    )

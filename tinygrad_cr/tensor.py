@@ -48,11 +48,13 @@ class Tensor:
     __hash__ = object.__hash__
 
     def __init__(self, data: Any, *, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> None:
-        if device is None:
-            self.backend: Kernels = CPU if type(data) is np.ndarray else _home(data)
+        self.backend: Kernels
+        self.data: Array
+        if type(data) is np.ndarray and data.dtype in FLOATS and device is None is dtype:
+            self.backend, self.data = CPU, data
         else:
-            self.backend = find_backend(device)
-        self.data: Array = _as_array(data, dtype, self.backend)
+            self.backend = _home(data) if device is None else find_backend(device)
+            self.data = _as_array(data, dtype, self.backend)
         self.grad: Array | None = None
         self.grad_view: Array | None = None
         self.node: tape.Node | None = None
@@ -373,17 +375,22 @@ def record(data: Array, parents: tuple[Tensor, ...], vjp: tape.Vjp) -> Tensor:
     array([12.], dtype=float32)
     """
     kernels = parents[0].backend
-    out = wrap(data if data.ndim else kernels.xp.asarray(data), kernels)
+    # What NumPy reduces to a number is no array any more.
+    out = wrap(data if data.ndim or type(data) is np.ndarray else kernels.xp.asarray(data), kernels)
     if tape.capturing and tape.mode.program is not None:
         for parent in parents:
             tape.mode.program.admit(parent.data)
         tape.mode.program.check(out.data, f"the result of {tape.named(vjp)}")
     if tape.mode.recording:
+        above: list[Any] = []
         for parent in parents:
             if parent.requires_grad:
-                out.node = tape.Node([(p.node or p) if p.requires_grad else None for p in parents], vjp)
+                above.append(parent.node or parent)
                 out.requires_grad = True
-                break
+            else:
+                above.append(None)
+        if out.requires_grad:
+            out.node = tape.Node(above, vjp)
     return out
 
 
@@ -407,12 +414,10 @@ def _home(data: Any) -> Kernels:
     """The backend on whose device this lies already."""
     if isinstance(data, Tensor):
         return data.backend
-    return find_backend("gpu") if lies_on_gpu(data) else CPU
+    return find_backend("gpu") if type(data) is not np.ndarray and lies_on_gpu(data) else CPU
 
 
 def _as_array(data: Any, dtype: Any, kernels: Kernels) -> Array:
-    if dtype is None and type(data) is np.ndarray and data.dtype in FLOATS and kernels.host:
-        return data
     if isinstance(data, Tensor):
         data = data.data
     if kernels.host:

@@ -110,7 +110,7 @@ def sgd_spans(param: Array, grad: Array, velocity: Array, spans: Array, l2: Arra
         start, stop = spans[k]
         if start < 0:
             continue
-        if stop - start <= BLOCK and norms.shape[1] == 0:
+        if stop - start < ELEMENTS_WORTH_SHARING and norms.shape[1] == 0:
             p, g, v = param[start:stop], grad[start:stop], velocity[start:stop]
             step(p, g, v, number(l2[k]), number(lr), number(momentum), nesterov)
             continue

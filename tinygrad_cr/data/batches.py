@@ -69,9 +69,8 @@ class Batches:
 
     def _views(self, rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
         """The buffers for so many rows; the same objects each time, so that a compiled step knows them again."""
-        if rows not in self._cut:
-            self._cut[rows] = (self._x[:rows], self._gathered[:rows], self._y[:rows])
-        return self._cut[rows]
+        views = self._cut[rows] = (self._x[:rows], self._gathered[:rows], self._y[:rows])
+        return views
 
     def source(self) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[Any]]:
         """What minibatches are gathered from, for callers who choose rows themselves: data, labels, mean, scale.
@@ -112,7 +111,7 @@ class Batches:
         n, size, order = len(data), self.batch_size, self.order()
         for start in range(skip * size, n, size):
             chosen = order[start : start + size]
-            x, gathered, y = self._views(len(chosen))
+            x, gathered, y = self._cut.get(len(chosen)) or self._views(len(chosen))
             gather(data, chosen, mean, scale, gathered)
             if narrowed:
                 x[...] = gathered

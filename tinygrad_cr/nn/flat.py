@@ -97,19 +97,23 @@ class FlatParameters:
             p is own and p.data is view for p, (own, view) in zip(parameters, self._pairs, strict=True)
         )
 
-    def intact(self) -> bool:
-        """Whether every parameter still lives in this buffer."""
-        for parameter, view in self._pairs:  # noqa: SIM110 - the hot path: a generator costs as much as the checks
-            if parameter.data is not view:
+    def ready(self) -> bool:
+        """Whether it is `intact` and `complete`, as before most updates: one walk over the parameters."""
+        for parameter, view in self._pairs:
+            grad = parameter.grad
+            if grad is None or grad is not parameter.grad_view or parameter.data is not view:
+                return False
+            if not parameter.requires_grad:
                 return False
         return True
 
+    def intact(self) -> bool:
+        """Whether every parameter still lives in this buffer."""
+        return all(parameter.data is view for parameter, view in self._pairs)
+
     def complete(self) -> bool:
         """Whether every parameter is trained and has its gradient in the buffer of gradients."""
-        for parameter in self.parameters:
-            if parameter.grad is None or parameter.grad is not parameter.grad_view or not parameter.requires_grad:
-                return False
-        return True
+        return all(p.grad is not None and p.grad is p.grad_view and p.requires_grad for p in self.parameters)
 
 
 def common_members(named: Mapping[str, Parameter]) -> int | None:
