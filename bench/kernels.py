@@ -75,6 +75,15 @@ def cases(quick: bool) -> dict[str, Case]:
     standard = {"mean": normal(d), "scale": normal(d)}
     target = normal(count)
     words = rng.integers(0, 2**32, (count // 8, 4), np.uint32)
+    whole = parameters + (m + 1) * 10
+    network = {
+        "x": normal(n, d),
+        "values": normal(whole) / np.float32(d**0.5),
+        "layers": np.array([[0, d * m, d, m, 32768], [parameters, whole - 10, m, 10, 0]]),
+        "scales": np.array([2.0, 1.0]),
+    }
+    state = {name: mask[name] for name in ("seed", "draw", "stream")}
+    second = (n, m, 10)
     sgd = {"param": normal(parameters), "grad": normal(parameters), "velocity": normal(parameters)}
     adam = {**sgd, "mean": normal(parameters), "square": normal(parameters) ** 2}
     del adam["velocity"]
@@ -90,6 +99,19 @@ def cases(quick: bool) -> dict[str, Case]:
             ("dz", "dx", "dw", "db"),
             parameters,
             backward,
+        ),
+        "feed_forward": Case(
+            {**network, **state, "hidden": empty(count), "out": empty(n, 10)},
+            ("hidden", "out"),
+            count + 10 * n,
+            (("forward", *shape), ("forward", *second)),
+        ),
+        "feed_forward_backward": Case(
+            {"dy": normal(n, 10), **network, "hidden": y, "out": normal(n, 10), "gradients": empty(whole)}
+            | {"dx": empty(n, d)},
+            ("gradients", "dx"),
+            whole,
+            (*backward, ("dx", *second), ("dw", *second)),
         ),
         "gelu": Case({"x": x, "out": empty(count)}, ("out",), count, (), 8 * count),
         "gelu_backward": Case({"dy": y, "x": x, "dx": empty(count)}, ("dx",), count, (), 12 * count),

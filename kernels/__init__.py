@@ -48,7 +48,8 @@ _FUSED = {
     "gather": "batches",
     "philox": "philox",
 }
-_FAMILIES: dict[str, dict[str, str]] = {"reference": {}, "cpu": _FUSED, "gpu": _FUSED}
+_OF_A_NETWORK = {"feed_forward": "layers", "feed_forward_backward": "layers"}
+_FAMILIES: dict[str, dict[str, str]] = {"reference": {}, "cpu": _FUSED | _OF_A_NETWORK, "gpu": _FUSED}
 """For each backend, the module that holds its own version of a kernel."""
 
 DEVICES = tuple(_FAMILIES)

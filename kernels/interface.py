@@ -23,6 +23,7 @@ BACKWARD = {
     "relu": "relu_backward",
     "dropout": "dropout",
     "affine_relu_dropout": "affine_relu_dropout_backward",
+    "feed_forward": "feed_forward_backward",
     "gelu": "gelu_backward",
     "pick": "scatter_add",
 }
@@ -101,6 +102,40 @@ class Kernels(Protocol):
         ``y > 0`` says that a unit was active and kept, so ``dz = dy * scale where y > 0``; then as
         `affine_backward`. dz: [n, out] F is scratch.
         """
+
+    def feed_forward(
+        self,
+        x: Array,
+        values: Array,
+        layers: Array,
+        scales: Array,
+        seed: int,
+        draw: int,
+        stream: int,
+        hidden: Array,
+        out: Array,
+    ) -> None:
+        """`affine` and `affine_relu_dropout` one after another: all k layers of a network in one call.
+
+        values: [p] F, weights and biases. layers: [k, 5] int64, of each where its weights and where its bias begin in
+        values, its inputs, its outputs, and its threshold, or 0 where only `affine` is computed; scales: [k] float64.
+        The first layer whose threshold is in 1..65535 takes the given draw, the next such layer the next.
+        x: [n, in] F, out: [n, out] F; hidden: what all layers but the last give, each [n, outputs] F, end to end.
+        """
+
+    def feed_forward_backward(
+        self,
+        dy: Array,
+        x: Array,
+        values: Array,
+        layers: Array,
+        scales: Array,
+        hidden: Array,
+        out: Array,
+        gradients: Array,
+        dx: Array | None,
+    ) -> None:
+        """Gradients of `feed_forward` from what it gave; gradients: [p] F, each in the place that its values have."""
 
     def gelu(self, x: Array, out: Array) -> None:
         """``out = x * Phi(x)``, Phi the standard normal distribution function; x, out: [n] F."""

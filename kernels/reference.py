@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -16,6 +17,8 @@ from .interface import NEGLIGIBLE, Array
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+NO_DROPOUT = 65536
+"""The threshold that no lane reaches: nothing is dropped."""
 LANES = 8
 """16-bit lanes a Philox block yields: one for each element it decides about."""
 
@@ -118,6 +121,68 @@ def affine_relu_dropout_backward(
 ) -> None:
     dz[...] = _xp(y).where(y > 0, dy * dy.dtype.type(scale), 0)
     affine_backward(dz, x, w, dx, dw, db)
+
+
+def _outputs(layers: Array, hidden: Array, out: Array) -> list[Array]:
+    """What each layer gives: parts of `hidden`, then `out`."""
+    rows, widths = len(out), layers[:-1, 3].tolist()
+    ends = numpy.cumsum([0, *(rows * width for width in widths)]).tolist()
+    parts = [hidden[begin:end] for begin, end in pairwise(ends)]
+    return [*(part.reshape(rows, width) for part, width in zip(parts, widths, strict=True)), out]
+
+
+def _layer(flat: Array, layer: Array) -> tuple[Array, Array]:
+    """Weights and bias of a layer, or their gradients, in a buffer of all."""
+    w, b, inputs, outputs = (int(place) for place in layer[:4])
+    return flat[w : w + inputs * outputs].reshape(inputs, outputs), flat[b : b + outputs]
+
+
+def feed_forward(
+    x: Array,
+    values: Array,
+    layers: Array,
+    scales: Array,
+    seed: int,
+    draw: int,
+    stream: int,
+    hidden: Array,
+    out: Array,
+) -> None:
+    for layer, scale, y in zip(layers, scales, _outputs(layers, hidden, out), strict=True):
+        w, b = _layer(values, layer)
+        threshold = int(layer[4])
+        if threshold:
+            affine_relu_dropout(x, w, b, threshold, float(scale), seed, draw, stream, y)
+            draw += threshold < NO_DROPOUT
+        else:
+            affine(x, w, b, y)
+        x = y
+
+
+def feed_forward_backward(
+    dy: Array,
+    x: Array,
+    values: Array,
+    layers: Array,
+    scales: Array,
+    hidden: Array,
+    out: Array,
+    gradients: Array,
+    dx: Array | None,
+) -> None:
+    outputs = _outputs(layers, hidden, out)
+    for k in reversed(range(len(layers))):
+        w, _ = _layer(values, layers[k])
+        source = outputs[k - 1] if k else x
+        target = _xp(x).empty_like(source) if k else dx
+        if layers[k, 4]:
+            dz = _xp(x).empty_like(dy)
+            affine_relu_dropout_backward(
+                dy, source, w, outputs[k], float(scales[k]), dz, target, *_layer(gradients, layers[k])
+            )
+        else:
+            affine_backward(dy, source, w, target, *_layer(gradients, layers[k]))
+        dy = target
 
 
 def gelu(x: Array, out: Array) -> None:

@@ -19,7 +19,7 @@ FAST: list[Any] = ["cpu", GPU]
 EVERY: list[Any] = [*FAST, "reference"]
 """All backends; the rows of the GPU run wherever there is one."""
 
-ON_HOST = ("spans", "l2", "decay")
+ON_HOST = ("spans", "l2", "decay", "layers", "scales")
 """Arguments that are NumPy's arrays on every backend."""
 
 TOLERANCE = {np.dtype(np.float32): 1e-5, np.dtype(np.float64): 1e-12}
@@ -33,6 +33,8 @@ WRITES: dict[str, tuple[str, ...]] = {
     "dropout": ("out",),
     "affine_relu_dropout": ("out",),
     "affine_relu_dropout_backward": ("dz", "dx", "dw", "db"),
+    "feed_forward": ("hidden", "out"),
+    "feed_forward_backward": ("gradients", "dx"),
     "gelu": ("out",),
     "gelu_backward": ("dx",),
     "softmax_cross_entropy": ("loss", "dlogits"),
@@ -134,6 +136,39 @@ class Maker:
             "dw": wanted["dw"],
             "db": wanted["db"],
         }
+
+    def _layers(self, size: Size) -> tuple[int, Any, Any, Any]:
+        """Of three layers, one with dropout, one with ReLU alone: length of a buffer, layers, scales, widths."""
+        widths = np.array([size.inner, size.columns, 6, 4])
+        weights = widths[:-1] * widths[1:]
+        # Each bias lies before its weights, with a gap of three elements behind it.
+        starts = np.cumsum([0, *(weights + widths[1:] + 3)])
+        layers = np.stack(
+            [starts[:-1] + widths[1:] + 3, starts[:-1], widths[:-1], widths[1:], [32768, 0, 65536]], axis=1
+        )
+        return int(starts[-1]), layers, np.array([2.0, 1.0, 0.5]), widths
+
+    def feed_forward(self, size: Size) -> dict[str, Any]:
+        length, layers, scales, widths = self._layers(size)
+        values = self.normal(length) / self.dtype.type(max(1, *widths) ** 0.5)
+        return {
+            "x": self.normal(size.rows, size.inner),
+            "values": values,
+            "layers": layers,
+            "scales": scales,
+            "seed": 5,
+            "draw": 7,
+            "stream": 3,
+            "hidden": self.unwritten(size.rows * int(widths[1:-1].sum())),
+            "out": self.unwritten(size.rows, int(widths[-1])),
+        }
+
+    def feed_forward_backward(self, size: Size) -> dict[str, Any]:
+        forward = self.feed_forward(size)
+        given = {name: forward[name] for name in ("x", "values", "layers", "scales")}
+        outputs = {name: np.maximum(self.normal(*forward[name].shape), 0) for name in ("hidden", "out")}
+        gradients, dx = self.unwritten(forward["values"].size), self.unwritten(*forward["x"].shape)
+        return {"dy": self.normal(*forward["out"].shape), **given, **outputs, "gradients": gradients, "dx": dx}
 
     def relu(self, size: Size) -> dict[str, Any]:
         n = size.rows * size.columns

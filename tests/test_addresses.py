@@ -77,4 +77,4 @@ def test_every_kernel_that_reaches_them_says_so() -> None:
         ]
         assert not (imported & reaching and "kernel" in decorators), path.name
         marked += decorators.count("calling_kernel")
-    assert marked == 5
+    assert marked == 7

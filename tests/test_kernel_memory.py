@@ -68,6 +68,12 @@ for dtype in ("float32", "float64"):
         kernels.affine(x, w, b, y)
         kernels.affine_relu_dropout(x, w, b, 32768, 2.0, 0, 0, 0, y)
         kernels.affine_relu_dropout_backward(dy, x, w, y, 2.0, dz, dx, dw, db)
+        # Two layers, i -> o -> o, each array and each buffer at an edge.
+        layers = np.array([[o, 0, i, o, 32768], [o + i * o, o + i * o + o * o, o, o, 0]])
+        values, gradients = (at_the_edge(dtype, o + i * o + o * o + o) for _ in range(2))
+        hidden, scales = at_the_edge(dtype, n * o), at_the_edge("float64", 2)
+        kernels.feed_forward(x, values, layers, scales, 0, 0, 0, hidden, y)
+        kernels.feed_forward_backward(dy, x, values, layers, scales, hidden, y, gradients, dx)
 """
 
 

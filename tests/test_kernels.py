@@ -106,6 +106,24 @@ def test_any_choice_of_gradients_may_be_left_out(name: str, kernel: str, wanted:
 
 @every_fast_backend
 @both_dtypes
+def test_the_gradient_of_the_input_of_a_network_may_be_left_out(name: str, dtype: Any) -> None:
+    arguments = Maker(dtype).feed_forward_backward(Size(7, 4, 10))
+    whole = call(name, "feed_forward_backward", arguments)["gradients"]
+    np.testing.assert_array_equal(call(name, "feed_forward_backward", arguments | {"dx": None})["gradients"], whole)
+
+
+@every_fast_backend
+@both_dtypes
+@pytest.mark.parametrize("thresholds", [(0, 0, 0), (0, 32768, 0), (30000, 65536, 20000), (65536, 0, 1)], ids=str)
+def test_a_network_of_any_layers_equals_reference(name: str, dtype: Any, thresholds: tuple[int, ...]) -> None:
+    for kernel in ("feed_forward", "feed_forward_backward"):
+        arguments = getattr(Maker(dtype), kernel)(Size(33, 5, 17))
+        arguments["layers"][:, 4] = thresholds
+        assert_like_reference(name, kernel, arguments, 33)
+
+
+@every_fast_backend
+@both_dtypes
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [0.5, 0, 2, 0], [0, 0, 0, 1e-3]], ids=str)
 def test_weighted_cross_entropy_equals_reference(name: str, dtype: Any, weights: list[float]) -> None:
     arguments = Maker(dtype).softmax_cross_entropy(Size(4, 0, 10), np.array(weights, dtype))

@@ -46,7 +46,11 @@ def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("size", SHARED, ids=lambda s: f"{s.rows}x{s.inner}x{s.columns}")
 @pytest.mark.parametrize(
-    "kernel", ["affine", "affine_backward", "affine_relu_dropout", "affine_relu_dropout_backward", "gather", "sgd"]
+    "kernel",
+    [
+        *("affine", "affine_backward", "affine_relu_dropout", "affine_relu_dropout_backward"),
+        *("feed_forward", "feed_forward_backward", "gather", "sgd"),
+    ],
 )
 def test_a_kernel_gives_the_same_bits_on_any_number_of_threads(kernel: str, size: Size, dtype: Any) -> None:
     made = Maker(dtype)

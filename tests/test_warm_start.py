@@ -432,6 +432,21 @@ def test_after_a_warmup_the_programs_of_the_readme_compile_nothing(warmed):
 
 
 @pytest.mark.slow
+def test_after_a_warmup_eager_steps_compile_nothing(warmed):
+    programs = """
+    import numpy as np
+    from tinygrad_cr import Tensor, nn, ops, optim
+    for sizes in ([4, 3], [4, 5, 3]):
+        model = nn.MLP(sizes, dropout=0.5, generator=0)
+        optimizer = optim.SGD(model, lr=0.1, momentum=0.9)
+        for wanted in (False, True):
+            x = Tensor(np.ones((2, 4), "float32"), requires_grad=wanted)
+            ops.cross_entropy(model(x), [0, 1]).backward()
+            optimizer.step()"""
+    assert run(warmed[0], "-c", USE.format(programs=programs)).splitlines()[-1] == "[]"
+
+
+@pytest.mark.slow
 def test_warmup_reaches_every_kernel(warmed):
     program = (
         "from tinygrad_cr import train; train.warmup()\n"

@@ -68,9 +68,10 @@ def check_layer(name: str, layer: nn.Module, x: Any, seed: int = 0) -> Gradcheck
     """Check a float64 layer with respect to its input and its parameters, with the same mask at each call."""
 
     def forward(x: Tensor) -> Tensor:
+        generator = Generator(seed)
         for module in layer.modules():
             if hasattr(module, "generator"):
-                module.generator = Generator(seed)
+                module.generator = generator
         return layer(x)
 
     parameters = dict(layer.named_parameters())

@@ -82,6 +82,9 @@ def calls(arrays: Arrays) -> dict[str, Call]:
     sgd |= {"momentum": 0.9, "nesterov": False}
     adam = {"param": flat[0], "grad": flat[1], "mean": flat[2], "square": flat[3] ** 2, "spans": spans, "l2": l2}
     adam |= {"decay": l2, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "step": 3}
+    network = {"x": a, "values": arrays.xp.concatenate([(b * (n**-0.5)).reshape(-1), arrays.row[0]] * 2)}
+    network |= {"layers": np.array([[0, n * n, n, n, 32768], [n * n + n, 2 * n * n + n, n, n, 0]])}
+    network |= {"scales": np.array([2.0, 1.0])}
     updated = {"sgd": ("param", "velocity"), "adam": ("param", "mean", "square")}
     line = arrays.empty(n * n)
     eight = flat[0].reshape(-1, 8)
@@ -104,6 +107,21 @@ def calls(arrays: Arrays) -> dict[str, Call]:
             ("dz", *gradients),
             3 * whole,
             n,
+        ),
+        "feed_forward": Call(
+            "feed_forward",
+            {**network, "seed": 5, "draw": 7, "stream": 3, "hidden": arrays.empty(n * n), "out": arrays.empty(n, n)},
+            ("hidden", "out"),
+            5 * whole,
+            n,
+        ),
+        "feed_forward_backward": Call(
+            "feed_forward_backward",
+            {"dy": c, **network, "hidden": positive.reshape(-1), "out": b}
+            | {"gradients": arrays.empty(2 * n * n + 2 * n), "dx": arrays.empty(n, n)},
+            ("gradients", "dx"),
+            8 * whole,
+            n * n,
         ),
         "sgd": Call("sgd", {**sgd, "norms": None}, updated["sgd"], 5 * whole),
         "sgd, norms": Call("sgd", {**sgd, "norms": norms}, (*updated["sgd"], "norms"), 5 * whole, n * n),

@@ -137,7 +137,7 @@ def _joining_chunk(out: Array, other: Array, b: Array, epilogue: Any, parts: int
 
 
 @helper
-def _forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
+def forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     """The product is cut by columns and rows; where the sums are much longer than the result is wide, by the sums.
 
     Then each thread reads only the weights that it updates in the backward pass, and its own half of x: both are in its
@@ -284,7 +284,7 @@ def backward_masked(
 
 @calling_kernel
 def affine(x: Array, w: Array, b: Array, out: Array) -> None:
-    _forward(x, w, b, (False, out.dtype.type(1), NO_DROPOUT, (0, 0, 0)), out)
+    forward(x, w, b, (False, out.dtype.type(1), NO_DROPOUT, (0, 0, 0)), out)
 
 
 @calling_kernel
@@ -309,7 +309,7 @@ def affine_relu_dropout(
     stream: int,
     out: Array,
 ) -> None:
-    _forward(x, w, b, (True, out.dtype.type(scale), threshold, (seed, draw, stream)), out)
+    forward(x, w, b, (True, out.dtype.type(scale), threshold, (seed, draw, stream)), out)
 
 
 @calling_kernel

@@ -1,6 +1,6 @@
 """Matrix products, cut into panels, strips and chunks that fit the caches.
 
-Every sum is one chain of fused multiply-adds in the order of the summed index, or two (see `affine._forward`): cutting
+Every sum is one chain of fused multiply-adds in the order of the summed index, or two (see `affine.forward`): cutting
 the work, for one thread or many, changes no bit of it, and neither does the width of the vector registers.
 
 After Goto and van de Geijn (2008), "Anatomy of high-performance matrix multiplication", for the shapes of training

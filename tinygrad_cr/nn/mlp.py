@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Self
 
+from tinygrad_cr import tape
 from tinygrad_cr.errors import OptionError
+from tinygrad_cr.nn.feed_forward import FeedForward
 from tinygrad_cr.nn.layers import Affine, AffineReLUDropout
 from tinygrad_cr.nn.members import Init, Source, as_generators, each_dropout, each_init, member_of
 from tinygrad_cr.nn.module import Module
@@ -29,6 +31,15 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: what the first layer takes -> what the last layer gives."""
+        flat = self._flat
+        # A program that is captured makes one call of all layers anyway, and more than them.
+        if flat is not None and not tape.capturing:
+            together = flat.feed_forward
+            if together is None or together.layers != self.layers:
+                together = flat.feed_forward = FeedForward(self.layers, flat)
+            y = together(x)
+            if y is not None:
+                return y
         for layer in self.layers:
             x = layer(x)
         return x

@@ -70,12 +70,13 @@ def _fit(model: MLP, rows: str = "uint8", optimizer: str = "sgd", reg: float = 0
 
 
 def _call_every_operation(dtype: str) -> None:
-    """Forward and backward, whatever the table of operations and layers holds."""
+    """Forward and backward, whatever the table of operations and layers holds; layers also on data."""
     # Only here: the table is long, and importing the package should not wait for it.
     from tinygrad_cr.op_table import CASES, layers
 
-    calls = [(case.fn, case.inputs(dtype=dtype)) for case in CASES]
-    calls += [(layer.to(dtype), [np.ones(shape, dtype)]) for _, layer, shape in layers()]
-    for function, inputs in calls:
-        result = function(*(Tensor(value, requires_grad=True) for value in inputs))
-        result.backward(np.ones(result.shape, dtype))
+    calls = [(case.fn, case.inputs(dtype=dtype), True) for case in CASES]
+    calls += [(layer.to(dtype), [np.ones(shape, dtype)], own) for _, layer, shape in layers() for own in (True, False)]
+    for function, inputs, wanted in calls:
+        result = function(*(Tensor(value, requires_grad=wanted) for value in inputs))
+        if result.requires_grad:
+            result.backward(np.ones(result.shape, dtype))

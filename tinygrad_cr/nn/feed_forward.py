@@ -1,0 +1,142 @@
+"""`FeedForward`: layers one after another as one operation, for networks whose calls take longer than computing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tinygrad_cr import tape
+from tinygrad_cr.kernels import Array
+from tinygrad_cr.nn.flat import FlatParameters
+from tinygrad_cr.nn.layers import Affine, AffineReLUDropout
+from tinygrad_cr.nn.module import Module
+from tinygrad_cr.operands import KEEP_ALL, claim_draw, dropout_plan
+from tinygrad_cr.tensor import Tensor, wrap
+
+MOST_HIDDEN = 1 << 18
+"""Elements that hidden layers give. Of more, calls take no share, and each is freed once the next layer has it."""
+
+
+class FeedForward:
+    """The layers of a network as one operation on the tape, with one kernel for each direction.
+
+    Values, gradients and masks have every bit that the layers give them one by one.
+
+    Args:
+        layers: what is computed, in order.
+        flat: where their parameters lie.
+
+    Attributes:
+        layers: as given. Others, or the same in other memory, want an object of their own.
+    """
+
+    def __init__(self, layers: Sequence[Module], flat: FlatParameters) -> None:
+        self.layers = list(layers)
+        self._affine = _affine_layers(layers, flat)
+        if not self._affine:
+            return
+        # Not flat itself, which keeps this object: what refers to itself is not freed at once.
+        self._values, self._gradients, self._kernels = flat.values, flat.gradients, flat.backend
+        self._dtype = flat.values.dtype
+        self._memory = [(vars(each), each.weight, each.weight.data, each.bias, each.bias.data) for each in self._affine]
+        self._parameters = [parameter for layer in self._affine for parameter in (layer.weight, layer.bias)]
+        spans = {id(p): span for p, span in zip(flat.parameters, flat.spans.tolist(), strict=True)}
+        self._spans = [spans[id(p)] for p in self._parameters]
+        widths = [self._affine[0].weight.shape[0]] + [layer.weight.shape[1] for layer in self._affine]
+        self._inputs, self._outputs, self._hidden = widths[0], widths[-1], sum(widths[1:-1])
+        self._most_rows = MOST_HIDDEN // self._hidden
+        self._plan = self._planned()
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """x: [n, in] -> [n, out]; or None for what is left to the layers, as what they refuse."""
+        rows, shape = x.data, x.data.shape
+        if not self._affine or x.backend is not self._kernels or rows.dtype != self._dtype or len(shape) != 2:
+            return None
+        n, inputs = shape
+        if inputs != self._inputs or n > self._most_rows or not rows.flags.c_contiguous:
+            return None
+        for own, weight, weights, bias, biases in self._memory:
+            # Somebody may have put another tensor, another array, or a forward of the instance's own there.
+            if own["weight"] is not weight or weight.data is not weights or not weight.requires_grad:
+                return None
+            if own["bias"] is not bias or bias.data is not biases or not bias.requires_grad or "forward" in own:
+                return None
+        for layer, dropout, mode, training in self._plan[0]:
+            if layer.training is not training or layer.dropout != dropout or layer.mode != mode:
+                self._plan = self._planned()
+                break
+        _, layers, scales, first, others = self._plan
+        if first is None:
+            seed = draw = stream = 0
+        else:
+            generator = first.generator
+            for layer in others:
+                if layer.generator is not generator:
+                    return None
+            seed, draw, stream = claim_draw(generator)
+            for _ in others:
+                claim_draw(generator)
+        kernels, dtype, empty = self._kernels, self._dtype, self._kernels.xp.empty
+        hidden, out = empty(n * self._hidden, dtype), empty((n, self._outputs), dtype)
+        kernels.feed_forward(rows, self._values, layers, scales, seed, draw, stream, hidden, out)
+        result = wrap(out, kernels)
+        if tape.mode.recording:
+            parents = (x.node or x,) if x.requires_grad else ()
+            result.node = tape.Node(parents, partial(self._vjp, bool(parents), rows, layers, scales, hidden, out))
+            result.requires_grad = True
+        return result
+
+    def _vjp(
+        self, x_wanted: bool, rows: Array, layers: Array, scales: Array, hidden: Array, out: Array, g: Array
+    ) -> tuple[Array, ...]:
+        """The gradient of x, if it is wanted; those of parameters are left where they belong, in one walk over them."""
+        if tape.capturing:
+            tape.refuse("the way back through a network that was computed outside")
+        kernels, parameters, gradients = self._kernels, self._parameters, self._gradients
+        if g.shape != out.shape or not g.flags.c_contiguous:
+            g = kernels.xp.ascontiguousarray(g).reshape(out.shape)
+        dx = kernels.xp.empty(rows.shape, self._dtype) if x_wanted else None
+        first = True
+        for parameter in parameters:
+            if parameter.grad is not None or not parameter.requires_grad:
+                first = False
+        if not first:
+            gradients = kernels.xp.empty_like(gradients)
+        kernels.feed_forward_backward(g, rows, self._values, layers, scales, hidden, out, gradients, dx)
+        if first:
+            for parameter in parameters:
+                parameter.grad = parameter.grad_view
+        else:
+            for parameter, (start, stop) in zip(parameters, self._spans, strict=True):
+                if parameter.requires_grad:
+                    tape.accumulate(parameter, gradients[start:stop].reshape(parameter.shape), owned=False)
+        return () if dx is None else (dx,)
+
+    def _planned(self) -> tuple[list[Any], Array, Array, Any, list[Any]]:
+        """How dropout is set, layers and scales as kernels take them, the first layer that drops, and the others."""
+        known, dropping = [], []
+        layers, scales = np.zeros((len(self._affine), 5), np.int64), np.ones(len(self._affine))
+        layers[:, :2] = np.reshape([start for start, _ in self._spans], (-1, 2))
+        for k, layer in enumerate(self._affine):
+            layers[k, 2:4] = layer.weight.shape
+            if isinstance(layer, AffineReLUDropout):
+                layers[k, 4], scales[k] = dropout_plan(layer.dropout, layer.mode, layer.training)
+                known.append((layer, layer.dropout, layer.mode, layer.training))
+                if layers[k, 4] != KEEP_ALL:
+                    dropping.append(layer)
+        return known, layers, scales, next(iter(dropping), None), dropping[1:]
+
+
+def _affine_layers(layers: Sequence[Module], flat: FlatParameters) -> list[Affine]:
+    """The layers, if they are several different ones of one network on the host that fit each other; else none."""
+    affine = [layer for layer in layers if type(layer) in (Affine, AffineReLUDropout) and isinstance(layer, Affine)]
+    if len(affine) < max(2, len(layers)) or flat.members is not None or not flat.backend.host:
+        return []
+    parameters = [id(parameter) for layer in affine for parameter in (layer.weight, layer.bias)]
+    packed = {id(p) for p in flat.parameters}
+    fit = all(a.weight.shape[1] == b.weight.shape[0] for a, b in pairwise(affine))
+    return affine if fit and len(set(parameters)) == len(parameters) and packed.issuperset(parameters) else []
