@@ -16,7 +16,7 @@ import pytest
 import tinygrad_cr
 from calls import EVERY, training_step
 from tinygrad_cr import Tensor, nn, no_grad, ops, optim
-from tinygrad_cr.errors import CaptureError, DTypeError, GraphError, OptionError, ShapeError
+from tinygrad_cr.errors import CaptureError, DeviceError, DTypeError, GraphError, OptionError, ShapeError
 from tinygrad_cr.kernels import backend
 from tinygrad_cr.nn import feed_forward
 from tinygrad_cr.nn.probe import observed
@@ -152,9 +152,48 @@ def test_a_network_that_is_used_twice_adds_both_gradients() -> None:
 
     found = run()
     with layer_by_layer():
-        wanted = run()
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+        assert_same_bits(found, run())
+
+
+def packed_anew(model: nn.MLP, x: Tensor) -> None:
+    nn.Sequential(model, nn.Affine(3, 2, generator=0))
+
+
+def on_another_device(model: nn.MLP, x: Tensor) -> None:
+    model.to("reference")
+
+
+def weights_elsewhere(model: nn.MLP, x: Tensor) -> None:
+    model.layers[1].weight.data = model.layers[1].weight.data.copy()
+    model.flat()
+
+
+def frozen(model: nn.MLP, x: Tensor) -> None:
+    model.layers[1].weight.requires_grad = model.layers[2].bias.requires_grad = False
+
+
+def input_not_wanted(model: nn.MLP, x: Tensor) -> None:
+    x.requires_grad = False
+
+
+def assigned(model: nn.MLP, x: Tensor) -> None:
+    model.layers[1].bias.grad = np.ones(6, "float32")
+
+
+@pytest.mark.parametrize(
+    "change", [packed_anew, on_another_device, weights_elsewhere, frozen, input_not_wanted, assigned]
+)
+def test_what_happens_between_the_two_ways_is_seen(change: Callable[[nn.MLP, Tensor], None]) -> None:
+    def run() -> list[Any]:
+        model, x = network(), Tensor(data(), requires_grad=True)
+        loss = ops.cross_entropy(model(x), LABELS)
+        change(model, x)
+        loss.backward()
+        return [np.zeros(1) if t.grad is None else t.grad for t in (x, *model.parameters())]
+
+    found = run()
+    with layer_by_layer():
+        assert_same_bits(found, run())
 
 
 def test_gradients_lie_where_the_optimizer_reads_them() -> None:
@@ -285,12 +324,63 @@ def test_dropout_may_be_set_anew(change: Callable[[nn.MLP], Any]) -> None:
         assert_same_bits(found, run())
 
 
-def test_a_wrong_dropout_is_refused_as_the_layers_refuse_it() -> None:
-    model = network()
+@pytest.mark.parametrize("wrong", [1.5, False, "half", np.array([0.0])], ids=repr)
+def test_a_wrong_dropout_is_refused_as_the_layers_refuse_it(wrong: Any) -> None:
+    model = network(0.0)
     model(data())
-    model.layers[0].dropout = 1.5
+    model.layers[0].dropout = wrong
     with pytest.raises(OptionError, match="dropout"):
         model(data())
+
+
+def wrong_bias(shape: tuple[int, ...]) -> nn.Module:
+    layer = nn.Affine(4, 9)
+    layer.bias = nn.Parameter(np.zeros(shape, "float32"))
+    return nn.Sequential(layer, nn.Affine(9, 3))
+
+
+def wrong_weight(shape: tuple[int, ...]) -> nn.Module:
+    layer = nn.Affine(4, 9)
+    layer.weight = nn.Parameter(np.zeros(shape, "float32"))
+    return nn.Sequential(layer, nn.Affine(9, 3))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(wrong_bias(shape) for shape in ((), (1,), (10,), (1, 9))),
+        *(wrong_weight(shape) for shape in ((), (36,), (4, 10), (9, 4))),
+        nn.Sequential(nn.Affine(4, 9), nn.Affine(8, 3)),
+        nn.Sequential(nn.AffineReLUDropout(4, 9), nn.Affine(10, 3)),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused_by_themselves(model: nn.Module) -> None:
+    with pytest.raises(ShapeError):
+        model(data())
+
+
+def test_an_input_on_another_device_is_refused() -> None:
+    with pytest.raises(DeviceError, match="reference"):
+        network().to("reference")(data())
+
+
+class Counting(Generator):
+    """Draws every third mask only."""
+
+    __slots__ = ()
+
+    def next_draw(self) -> int:
+        self.draw += 3
+        return self.draw
+
+
+def test_a_generator_of_ones_own_draws_for_each_layer() -> None:
+    def run() -> list[Any]:
+        return [nn.MLP([4, 9, 6, 3], dropout=0.5, generator=Counting(3))(data()).numpy()]
+
+    found = run()
+    with layer_by_layer():
+        assert_same_bits(found, run())
 
 
 @pytest.mark.parametrize(
@@ -350,8 +440,10 @@ def test_a_network_inside_another_computes_with_the_memory_it_has_now() -> None:
 
 def test_a_member_of_a_population_is_one_operation_and_a_population_is_none() -> None:
     model = nn.MLP([4, 9, 3], members=3, dropout=0.5, generator=3)
+    square = nn.MLP([3, 3, 3], members=3, generator=3)
     with counted() as called:
         model(data())
+        square(data()[:, :3].copy())
         assert "feed_forward" not in called
         called.clear()
         y = model[1](data())
@@ -449,13 +541,29 @@ def test_the_way_back_through_a_network_from_outside_is_not_captured(outside: st
         tinygrad_cr.compile(step)()
 
 
-def test_a_network_is_freed_with_its_last_reference() -> None:
+def remembers_its_output(model: nn.MLP, loss: Tensor) -> None:
+    model.layers[0].latest = loss
+
+
+def remembers_its_memory(model: nn.MLP, loss: Tensor) -> None:
+    model.layers[0].memory = model.flat()
+
+
+def has_its_optimizer(model: nn.MLP, loss: Tensor) -> None:
+    model.layers[0].optimizer = optim.SGD(model, lr=0.1)
+
+
+@pytest.mark.parametrize("keep", [None, remembers_its_output, remembers_its_memory, has_its_optimizer])
+def test_a_network_is_freed_with_its_last_reference(keep: Callable[[nn.MLP, Tensor], None] | None) -> None:
     gc.disable()
     try:
         model = network()
-        ops.cross_entropy(model(data()), LABELS).backward()
-        memory = weakref.ref(model.layers[0].weight)
-        del model
-        assert memory() is None
+        loss = ops.cross_entropy(model(data()), LABELS)
+        loss.backward(retain_graph=True)
+        if keep is not None:
+            keep(model, loss)
+        parts = [weakref.ref(model.layers[0].weight), weakref.ref(model.layers[0])]
+        del model, loss
+        assert [part() for part in parts] == [None, None]
     finally:
         gc.enable()

@@ -537,3 +537,22 @@ def test_a_learning_rate_assigned_later_is_checked_too():
     optimizer = SGD(network(), 0.1)
     with pytest.raises(OptionError, match="lr must be a finite number >= 0, got -1"):
         optimizer.lr = -1
+
+
+def test_a_step_on_moved_memory_is_refused_though_its_gradients_are_there() -> None:
+    model = network()
+    optimizer = SGD(model, lr=0.1)
+    model(batch()[0]).sum().backward()
+    model.layers[1].weight.data = model.layers[1].weight.data.copy()
+    with pytest.raises(GraphError, match="moved to other memory"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("reg", ["much", None])
+def test_a_step_that_fails_is_not_counted(reg: Any) -> None:
+    model = network()
+    optimizer = Adam(model, lr=0.1)
+    model(batch()[0]).sum().backward()
+    with pytest.raises((TypeError, ValueError)):
+        optimizer.step(reg=reg)
+    assert optimizer.steps == 0

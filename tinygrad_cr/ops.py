@@ -814,8 +814,8 @@ def dropout(
     threshold, scale = dropout_plan(dropout, mode, training)
     if threshold == KEEP_ALL:
         return x if scale == 1 else multiply(x, scale)
-    k, seed, draw, stream = x.backend, *claim_draw(generator)
-    shape = x.shape
+    k, shape = x.backend, x.shape
+    seed, draw, stream = claim_draw(generator)
     y = xp.empty(shape, x.dtype)
     k.dropout(flat(x.data, xp), threshold, scale, seed, draw, stream, y.reshape(-1))
 

@@ -139,14 +139,15 @@ class Optimizer:
             out.fill(0)
         if tape.capturing:
             watch(self, "weight_decay")
-            count, rate = ask(self._count), ask(self._rate)
-        else:
-            count, rate = self._count(), self._rate()
         known_weights, known_reg, known_decay, l2 = self._penalties
         if weights is not known_weights or reg is not known_reg or self.weight_decay is not known_decay:
             l2 = [self._penalty(m, reg) * weights for m in range(members or 1)]
             # A list may have other numbers next time.
             self._penalties = weights, None if isinstance(reg, list | np.ndarray) else reg, self.weight_decay, l2
+        if tape.capturing:
+            count, rate = ask(self._count), ask(self._rate)
+        else:
+            count, rate = self._count(), self._rate()
         if members is None:
             self._update(0, [flat.values, flat.gradients, *self._buffers], (count, rate), spans, l2[0], weights, out)
         else:

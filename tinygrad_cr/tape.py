@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator, contextmanager
-from typing import Any, Protocol, final
+from typing import Any, Protocol
 
 from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
 from tinygrad_cr.kernels import Array, Kernels
@@ -53,7 +53,6 @@ class Capture(Protocol):
         """Refuse an array that no replay would compute again."""
 
 
-@final
 class Node:
     """One recorded operation."""
 
@@ -166,16 +165,10 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
     Raises:
         GraphError: a part of the graph was dropped by an earlier backward pass. No gradient was changed.
     """
-    if type(root) is not Node:
+    if not isinstance(root, Node):
         accumulate(root, seed, owned=False)
         return
     order = _children_first(root)
-    for node in order:
-        if node.vjp is None:
-            raise GraphError(
-                "this graph was already walked back and freed; call backward(retain_graph=True) the first time, "
-                "or compute the result again"
-            )
     grads: dict[Node, Array] = {root: seed}
     owned: set[Node] = set()
     watched = capturing and mode.program is not None
@@ -193,7 +186,7 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
                     continue
                 if watched:
                     mode.program.check(d, f"a gradient of {named(vjp)}")  # type: ignore[union-attr]
-                if type(parent) is not Node:
+                if not isinstance(parent, Node):
                     if d is not parent.grad or d is not parent.grad_view:  # else its rule wrote it to `destination`
                         accumulate(parent, d if d.ndim else xp.asarray(d), d is not g and d.base is None)
                     continue
@@ -261,7 +254,7 @@ def _children_first(root: Node) -> list[Node]:
             raise _freed()
         below = None
         for parent in node.parents:
-            if type(parent) is Node:
+            if isinstance(parent, Node):
                 if below is not None:
                     return order + _branches_first(node)
                 below = parent
@@ -276,7 +269,7 @@ def _branches_first(root: Node) -> list[Node]:
     stack = [root]
     while stack:
         for parent in stack.pop().parents:
-            if type(parent) is Node:
+            if isinstance(parent, Node):
                 if parent in uses:
                     uses[parent] += 1
                 else:
@@ -290,7 +283,7 @@ def _branches_first(root: Node) -> list[Node]:
             raise _freed()
         order.append(node)
         for parent in node.parents:
-            if type(parent) is Node:
+            if isinstance(parent, Node):
                 uses[parent] -= 1
                 if not uses[parent]:
                     ready.append(parent)

@@ -45,7 +45,6 @@ class Tensor:
 
     __slots__ = ("__weakref__", "backend", "data", "grad", "grad_view", "node", "requires_grad")
     __array_ufunc__ = None  # makes `ndarray + Tensor` ask the Tensor instead of looping over its elements
-    __hash__ = object.__hash__
 
     def __init__(self, data: Any, *, dtype: Any = None, requires_grad: bool = False, device: str | None = None) -> None:
         self.backend: Kernels
@@ -191,6 +190,17 @@ class Tensor:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.data.__dlpack_device__()  # type: ignore[no-any-return]
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("backend", "data", "grad", "grad_view", "node", "requires_grad")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -375,8 +385,9 @@ def record(data: Array, parents: tuple[Tensor, ...], vjp: tape.Vjp) -> Tensor:
     array([12.], dtype=float32)
     """
     kernels = parents[0].backend
-    # What NumPy reduces to a number is no array any more.
-    out = wrap(data if data.ndim or type(data) is np.ndarray else kernels.xp.asarray(data), kernels)
+    # What NumPy reduces to a number is no array any more; on the GPU, and for a program, that is found out there.
+    whole = data.ndim or (type(data) is np.ndarray and kernels.host and not tape.capturing)
+    out = wrap(data if whole else kernels.xp.asarray(data), kernels)
     if tape.capturing and tape.mode.program is not None:
         for parent in parents:
             tape.mode.program.admit(parent.data)

@@ -68,7 +68,7 @@ class Batches:
         self._cut: dict[int, tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]] = {}
 
     def _views(self, rows: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-        """The buffers for so many rows; the same objects each time, so that a compiled step knows them again."""
+        """The buffers for so many rows, kept: a compiled step knows the same objects again."""
         views = self._cut[rows] = (self._x[:rows], self._gathered[:rows], self._y[:rows])
         return views
 

@@ -15,46 +15,45 @@ from tinygrad_cr.nn.flat import FlatParameters
 from tinygrad_cr.nn.layers import Affine, AffineReLUDropout
 from tinygrad_cr.nn.module import Module
 from tinygrad_cr.operands import KEEP_ALL, claim_draw, dropout_plan
+from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import Tensor, wrap
 
 MOST_HIDDEN = 1 << 18
-"""Elements that hidden layers give. Of more, calls take no share, and each is freed once the next layer has it."""
+"""Elements of all hidden layers together. Where there are more, calls hardly count, and the layers need less memory:
+one by one, each result is freed as soon as the next layer has used it."""
 
 
 class FeedForward:
     """The layers of a network as one operation on the tape, with one kernel for each direction.
 
-    Values, gradients and masks have every bit that the layers give them one by one.
+    Values, gradients and masks are those of the layers one by one, to the last bit. What is looked at in each call is
+    what belongs to the layers; a method that somebody replaces in their class later is not seen.
 
     Args:
         layers: what is computed, in order.
         flat: where their parameters lie.
 
     Attributes:
-        layers: as given. Others, or the same in other memory, want an object of their own.
+        layers, flat: as given; for other layers, or other memory, make another object.
     """
 
     def __init__(self, layers: Sequence[Module], flat: FlatParameters) -> None:
-        self.layers = list(layers)
+        self.layers, self.flat = layers[:], flat
         self._affine = _affine_layers(layers, flat)
         if not self._affine:
             return
-        # Not flat itself, which keeps this object: what refers to itself is not freed at once.
-        self._values, self._gradients, self._kernels = flat.values, flat.gradients, flat.backend
-        self._dtype = flat.values.dtype
+        self._kernels, self._values = flat.backend, flat.values
         self._memory = [(vars(each), each.weight, each.weight.data, each.bias, each.bias.data) for each in self._affine]
-        self._parameters = [parameter for layer in self._affine for parameter in (layer.weight, layer.bias)]
-        spans = {id(p): span for p, span in zip(flat.parameters, flat.spans.tolist(), strict=True)}
-        self._spans = [spans[id(p)] for p in self._parameters]
+        self._way_back = _WayBack([p for layer in self._affine for p in (layer.weight, layer.bias)], flat)
         widths = [self._affine[0].weight.shape[0]] + [layer.weight.shape[1] for layer in self._affine]
         self._inputs, self._outputs, self._hidden = widths[0], widths[-1], sum(widths[1:-1])
         self._most_rows = MOST_HIDDEN // self._hidden
         self._plan = self._planned()
 
     def __call__(self, x: Tensor) -> Tensor | None:
-        """x: [n, in] -> [n, out]; or None for what is left to the layers, as what they refuse."""
-        rows, shape = x.data, x.data.shape
-        if not self._affine or x.backend is not self._kernels or rows.dtype != self._dtype or len(shape) != 2:
+        """x: [n, in] -> [n, out]; or None for what is left to the layers, all that they refuse included."""
+        rows, values, shape = x.data, self._values, x.data.shape
+        if x.backend is not self._kernels or rows.dtype != values.dtype or len(shape) != 2:
             return None
         n, inputs = shape
         if inputs != self._inputs or n > self._most_rows or not rows.flags.c_contiguous:
@@ -66,7 +65,7 @@ class FeedForward:
             if own["bias"] is not bias or bias.data is not biases or not bias.requires_grad or "forward" in own:
                 return None
         for layer, dropout, mode, training in self._plan[0]:
-            if layer.training is not training or layer.dropout != dropout or layer.mode != mode:
+            if layer.training is not training or layer.dropout is not dropout or layer.mode is not mode:
                 self._plan = self._planned()
                 break
         _, layers, scales, first, others = self._plan
@@ -75,52 +74,33 @@ class FeedForward:
         else:
             generator = first.generator
             for layer in others:
-                if layer.generator is not generator:
+                # The kernel gives them the draws that follow, as a generator does that is shared.
+                if layer.generator is not generator or type(generator) is not Generator:
                     return None
             seed, draw, stream = claim_draw(generator)
             for _ in others:
                 claim_draw(generator)
-        kernels, dtype, empty = self._kernels, self._dtype, self._kernels.xp.empty
-        hidden, out = empty(n * self._hidden, dtype), empty((n, self._outputs), dtype)
-        kernels.feed_forward(rows, self._values, layers, scales, seed, draw, stream, hidden, out)
+        kernels, empty = self._kernels, self._kernels.xp.empty
+        hidden, out = empty(n * self._hidden, values.dtype), empty((n, self._outputs), values.dtype)
+        kernels.feed_forward(rows, values, layers, scales, seed, draw, stream, hidden, out)
         result = wrap(out, kernels)
         if tape.mode.recording:
-            parents = (x.node or x,) if x.requires_grad else ()
-            result.node = tape.Node(parents, partial(self._vjp, bool(parents), rows, layers, scales, hidden, out))
+            wanted = x.requires_grad
+            rule = partial(self._way_back, x if wanted else None, rows, layers, scales, hidden, out)
+            result.node = tape.Node((x.node or x,) if wanted else (), rule)
             result.requires_grad = True
         return result
 
-    def _vjp(
-        self, x_wanted: bool, rows: Array, layers: Array, scales: Array, hidden: Array, out: Array, g: Array
-    ) -> tuple[Array, ...]:
-        """The gradient of x, if it is wanted; those of parameters are left where they belong, in one walk over them."""
-        if tape.capturing:
-            tape.refuse("the way back through a network that was computed outside")
-        kernels, parameters, gradients = self._kernels, self._parameters, self._gradients
-        if g.shape != out.shape or not g.flags.c_contiguous:
-            g = kernels.xp.ascontiguousarray(g).reshape(out.shape)
-        dx = kernels.xp.empty(rows.shape, self._dtype) if x_wanted else None
-        first = True
-        for parameter in parameters:
-            if parameter.grad is not None or not parameter.requires_grad:
-                first = False
-        if not first:
-            gradients = kernels.xp.empty_like(gradients)
-        kernels.feed_forward_backward(g, rows, self._values, layers, scales, hidden, out, gradients, dx)
-        if first:
-            for parameter in parameters:
-                parameter.grad = parameter.grad_view
-        else:
-            for parameter, (start, stop) in zip(parameters, self._spans, strict=True):
-                if parameter.requires_grad:
-                    tape.accumulate(parameter, gradients[start:stop].reshape(parameter.shape), owned=False)
-        return () if dx is None else (dx,)
+    @property
+    def fits(self) -> bool:
+        """Whether it can be called at all."""
+        return bool(self._affine)
 
     def _planned(self) -> tuple[list[Any], Array, Array, Any, list[Any]]:
         """How dropout is set, layers and scales as kernels take them, the first layer that drops, and the others."""
         known, dropping = [], []
         layers, scales = np.zeros((len(self._affine), 5), np.int64), np.ones(len(self._affine))
-        layers[:, :2] = np.reshape([start for start, _ in self._spans], (-1, 2))
+        layers[:, :2] = np.reshape([start for start, _ in self._way_back.spans], (-1, 2))
         for k, layer in enumerate(self._affine):
             layers[k, 2:4] = layer.weight.shape
             if isinstance(layer, AffineReLUDropout):
@@ -131,6 +111,44 @@ class FeedForward:
         return known, layers, scales, next(iter(dropping), None), dropping[1:]
 
 
+class _WayBack:
+    """The backward rule. It knows parameters and their memory, and not the layers: a graph keeps none of them alive."""
+
+    def __init__(self, parameters: list[Any], flat: FlatParameters) -> None:
+        self.parameters, self.kernels = parameters, flat.backend
+        self.values, self.gradients = flat.values, flat.gradients
+        self.views = [parameter.grad_view for parameter in parameters]
+        spans = {id(p): span for p, span in zip(flat.parameters, flat.spans.tolist(), strict=True)}
+        self.spans = [spans[id(p)] for p in parameters]
+
+    def __call__(
+        self, x: Tensor | None, rows: Array, layers: Array, scales: Array, hidden: Array, out: Array, g: Array
+    ) -> tuple[Array | None, ...]:
+        """The gradient of x, if it is wanted; those of parameters are left where they belong, in one walk over them."""
+        if tape.capturing:
+            tape.refuse("the way back through a network that was computed outside")
+        kernels, parameters, gradients = self.kernels, self.parameters, self.gradients
+        if g.shape != out.shape or not g.flags.c_contiguous:
+            g = kernels.xp.ascontiguousarray(g).reshape(out.shape)
+        dx = None if x is None or not x.requires_grad else kernels.xp.empty(rows.shape, rows.dtype)
+        # The first gradients since they were cleared are written where they stay, see `tape.destination`.
+        first = True
+        for parameter, view in zip(parameters, self.views):  # noqa: B905 - on the hot path; they are of one length
+            if parameter.grad is not None or parameter.grad_view is not view or not parameter.requires_grad:
+                first = False
+        if not first:
+            gradients = kernels.xp.empty_like(gradients)
+        kernels.feed_forward_backward(g, rows, self.values, layers, scales, hidden, out, gradients, dx)
+        if first:
+            for parameter in parameters:
+                parameter.grad = parameter.grad_view
+        else:
+            for parameter, (start, stop) in zip(parameters, self.spans, strict=True):
+                if parameter.requires_grad:
+                    tape.accumulate(parameter, gradients[start:stop].reshape(parameter.shape), owned=False)
+        return () if x is None else (dx,)
+
+
 def _affine_layers(layers: Sequence[Module], flat: FlatParameters) -> list[Affine]:
     """The layers, if they are several different ones of one network on the host that fit each other; else none."""
     affine = [layer for layer in layers if type(layer) in (Affine, AffineReLUDropout) and isinstance(layer, Affine)]
@@ -138,5 +156,7 @@ def _affine_layers(layers: Sequence[Module], flat: FlatParameters) -> list[Affin
         return []
     parameters = [id(parameter) for layer in affine for parameter in (layer.weight, layer.bias)]
     packed = {id(p) for p in flat.parameters}
-    fit = all(a.weight.shape[1] == b.weight.shape[0] for a, b in pairwise(affine))
-    return affine if fit and len(set(parameters)) == len(parameters) and packed.issuperset(parameters) else []
+    if len(set(parameters)) < len(parameters) or not packed.issuperset(parameters):
+        return []
+    whole = all(each.weight.ndim == 2 and each.bias.shape == each.weight.shape[1:] for each in affine)
+    return affine if whole and all(a.weight.shape[1] == b.weight.shape[0] for a, b in pairwise(affine)) else []

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinygrad_cr.errors import DTypeError, ShapeError
 from tinygrad_cr.kernels import Array, Kernels, backend
 from tinygrad_cr.nn.parameter import Parameter
-
-if TYPE_CHECKING:
-    from tinygrad_cr.nn.feed_forward import FeedForward
 
 ALIGNMENT = 64
 """Every tensor starts on a cache line, which is also the widest vector register."""
@@ -28,7 +25,6 @@ class FlatParameters:
             the network of one member.
         gradients: [p] where the gradient of each parameter is written, in the same places.
         spans: [k, 2] int64, the half-open range of each tensor.
-        feed_forward: the layers that these belong to as one operation, once it was made: see `Sequential`.
 
     Raises:
         DTypeError: parameters of more than one dtype or device, which no single buffer can hold.
@@ -53,7 +49,6 @@ class FlatParameters:
         self.values = self.zeros(total, dtype)
         self.gradients = self.zeros(total, dtype)
         self._pairs: list[tuple[Parameter, Array]] = []
-        self.feed_forward: FeedForward | None = None
         for parameter, (start, stop) in zip(self.parameters, self.spans, strict=True):
             view = self.values[..., start:stop].reshape(parameter.shape)
             view[...] = parameter.data
@@ -66,7 +61,7 @@ class FlatParameters:
         """The buffers of one member: views, of which these parameters become views."""
         own = object.__new__(FlatParameters)
         vars(own).update(vars(self))
-        own.members, own.parameters, own._pairs, own.feed_forward = None, list(named.values()), [], None
+        own.members, own.parameters, own._pairs = None, list(named.values()), []
         own.values, own.gradients = self.values[m], self.gradients[m]
         for parameter, whole in zip(own.parameters, self.parameters, strict=True):
             parameter.data, parameter.grad = whole.data[m], None

@@ -20,6 +20,8 @@ Init = str | float | Sequence[str | float]
 Source = Generator | Generators | Sequence[Generator] | int | None
 """Where random numbers come from: for a population also a list of generators."""
 
+_MEMORY = ("_flat", "_feed_forward")
+"""The attributes of modules that are about where parameters lie."""
 _OPTIONS = ("dropout", "init")
 """The attributes in which members may differ."""
 
@@ -90,7 +92,7 @@ def _view(value: Any, m: int, seen: dict[int, Any]) -> Any:
         return seen[id(value)]
     if isinstance(value, Module):
         seen[id(value)] = view = object.__new__(type(value))
-        vars(view).update({name: _view(own, m, seen) for name, own in vars(value).items() if name != "_flat"})
+        vars(view).update({name: _view(own, m, seen) for name, own in vars(value).items() if name not in _MEMORY})
         return view
     if isinstance(value, Parameter):
         seen[id(value)] = parameter = Parameter(value.data[m], regularized=value.regularized, device=value.device)
@@ -153,7 +155,7 @@ def _together(name: str, label: str, values: Sequence[Any], seen: dict[int, tupl
         kinds = ", ".join(type(value).__name__ for value in values)
         raise ShapeError(f"members of a population are built alike, {label or 'these'} are {kinds}")
     if isinstance(first, Module):
-        names = dict.fromkeys(key for value in values for key in vars(value) if key not in ("_flat", "training"))
+        names = dict.fromkeys(key for value in values for key in vars(value) if key not in (*_MEMORY, "training"))
         module = object.__new__(type(first))
         for key in names:
             missing = [i for i, value in enumerate(values) if key not in vars(value)]

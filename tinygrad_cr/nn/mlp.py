@@ -25,6 +25,8 @@ class Sequential(Module):
     ['layers.0.weight', 'layers.0.bias', 'layers.2.weight', 'layers.2.bias']
     """
 
+    _feed_forward: FeedForward | None = None
+
     def __init__(self, *layers: Module) -> None:
         self.layers = list(layers)
         self.flat()
@@ -34,15 +36,20 @@ class Sequential(Module):
         flat = self._flat
         # A program that is captured makes one call of all layers anyway, and more than them.
         if flat is not None and not tape.capturing:
-            together = flat.feed_forward
-            if together is None or together.layers != self.layers:
-                together = flat.feed_forward = FeedForward(self.layers, flat)
-            y = together(x)
-            if y is not None:
-                return y
+            together = self._feed_forward
+            if together is None or together.flat is not flat or together.layers != self.layers:
+                together = self._feed_forward = FeedForward(self.layers, flat)
+            if together.fits:
+                y = together(x)
+                if y is not None:
+                    return y
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has memory of its own, which it looks up itself.
+        return {name: value for name, value in vars(self).items() if name != "_feed_forward"}
 
     def __getitem__(self, m: int) -> Self:
         """A working view of one member of a population, see `nn.member_of`."""

@@ -27,3 +27,6 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=True, device=device)
         self.regularized = regularized
         self.members = members
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"members": self.members, "regularized": self.regularized}
