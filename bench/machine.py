@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.workers import ROOT
+from bench.workers import ROOT, python
 
 PACKAGES = ("tinygrad_cr", "numpy", "scipy", "numba", "torch", "jax", "jaxlib", "scikit-learn", "matplotlib")
 DEFAULT_L2 = 1 << 20
@@ -45,6 +45,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "engine": _engine(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": _commit(),
     }
@@ -61,6 +62,14 @@ def _cpu_model() -> str:
             wide = "AVX-512" if "avx512f" in fields.get("flags", "") else "AVX2"
             return f"{fields['model name']} ({wide}, family {fields.get('cpu family')}, model {fields.get('model')})"
     return platform.processor() or platform.machine()
+
+
+def _engine() -> str:
+    """Whether the engine that workers import is compiled, see setup.py."""
+    done = subprocess.run(
+        python("from tinygrad_cr import tape; print(tape.__file__)"), capture_output=True, text=True, check=False
+    )
+    return "plain Python" if done.stdout.strip().endswith(".py") else "compiled by Cython"
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,5 @@
+# Where tensor.py is compiled, tensors are structures: their attributes are fields.
+
+cdef class Tensor:
+    cdef public object backend, data, grad, grad_view, node, requires_grad
+    cdef object __weakref__
