@@ -428,14 +428,23 @@ def test_a_class_of_ones_own_computes_what_it_says() -> None:
     np.testing.assert_allclose(model(data()).numpy(), 2 * twin(data()).numpy(), rtol=1e-5)
 
 
-def test_a_network_inside_another_computes_with_the_memory_it_has_now() -> None:
-    inner = network(0.0)
-    before = inner(data()).numpy()
-    outer = nn.Sequential(inner, nn.Affine(3, 2, generator=0))
-    np.testing.assert_array_equal(inner(data()).numpy(), before)
-    for p in outer.parameters():
-        p.data[...] = 0
-    assert not inner(data()).numpy().any()
+@pytest.mark.parametrize("called_before", [True, False])
+@pytest.mark.parametrize("again", [lambda model: model, copy.deepcopy], ids=["itself", "a copy"])
+def test_a_network_inside_another_computes_with_the_memory_it_has_now(
+    called_before: bool, again: Callable[[nn.Sequential], nn.Sequential]
+) -> None:
+    def run() -> list[Any]:
+        inner = network()
+        if called_before:
+            inner(data())
+        outer = again(nn.Sequential(inner, nn.Affine(3, 3, generator=0)))
+        step = training_step(outer, optim.SGD(outer, lr=0.1))
+        losses = [step(Tensor(data()), LABELS).numpy() for _ in range(3)]
+        return [*losses, outer.layers[0](data()).numpy(), *(p.grad for p in outer.parameters())]
+
+    found = run()
+    with layer_by_layer():
+        assert_same_bits(found, run())
 
 
 def test_a_member_of_a_population_is_one_operation_and_a_population_is_none() -> None:

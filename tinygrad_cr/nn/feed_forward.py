@@ -150,9 +150,12 @@ class _WayBack:
 
 
 def _affine_layers(layers: Sequence[Module], flat: FlatParameters) -> list[Affine]:
-    """The layers, if they are several different ones of one network on the host that fit each other; else none."""
+    """The layers, if they are several different ones of one network on the host that fit each other; else none.
+
+    They lie in the buffers of another network since it was made of this one and other layers: then none, too.
+    """
     affine = [layer for layer in layers if type(layer) in (Affine, AffineReLUDropout) and isinstance(layer, Affine)]
-    if len(affine) < max(2, len(layers)) or flat.members is not None or not flat.backend.host:
+    if len(affine) < max(2, len(layers)) or flat.members is not None or not flat.backend.host or not flat.intact():
         return []
     parameters = [id(parameter) for layer in affine for parameter in (layer.weight, layer.bias)]
     packed = {id(p) for p in flat.parameters}
