@@ -7,9 +7,10 @@ Cython compiles the modules that an eager step goes through, just as they are wr
 there is no C compiler, where $TINYGRAD_CR_PLAIN is set, and in an editable installation, whose files somebody edits.
 """
 
-import contextlib
 import os
 import sys
+import sysconfig
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -28,20 +29,27 @@ class BuildEngine(build_ext):
     """Compile what compiles; a module that does not is left to Python, with a warning."""
 
     def build_extensions(self) -> None:
-        """Every module to C, beside everything else that is built; then as many at a time as there are cores."""
-        self.parallel = self.parallel or os.cpu_count()
+        """Every module to C, one after the other; then C to machine code, as many at a time as there are cores."""
+        self.force, self.parallel = True, self.parallel or os.cpu_count()
+        # What an earlier build left may be of other sources, and would be installed beside them.
+        for left in Path(self.build_lib).rglob(f"*{sysconfig.get_config_var('EXT_SUFFIX')}"):
+            left.unlink()
+        self.problems = {}
         for extension in self.extensions:
-            with contextlib.suppress(Exception):  # what is still no C is told below
+            try:
                 from Cython.Build import cythonize
 
-                (made,) = cythonize([extension], build_dir=self.build_temp, compiler_directives=DIRECTIVES)
+                (made,) = cythonize([extension], build_dir=self.build_temp, force=True, compiler_directives=DIRECTIVES)
                 extension.sources = made.sources
+            except Exception as problem:  # told when its turn comes, where setuptools takes it for a warning
+                self.problems[extension.name] = problem
         super().build_extensions()
 
     def build_extension(self, extension: Extension) -> None:
         """One module, from C."""
-        if any(source.endswith(".py") for source in extension.sources):
-            raise CompileError(f"{extension.name} was not made C: is there a Cython, and does it take the module?")
+        problem = self.problems.get(extension.name)
+        if problem is not None:
+            raise CompileError(f"Cython made no C of {extension.name}: {problem}") from problem
         super().build_extension(extension)
 
 

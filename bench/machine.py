@@ -66,9 +66,8 @@ def _cpu_model() -> str:
 
 def _engine() -> str:
     """Whether the engine that workers import is compiled, see setup.py."""
-    done = subprocess.run(
-        python("from tinygrad_cr import tape; print(tape.__file__)"), capture_output=True, text=True, check=False
-    )
+    program = python("from tinygrad_cr import tape; print(tape.__file__)")
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
     return "plain Python" if done.stdout.strip().endswith(".py") else "compiled by Cython"
 
 

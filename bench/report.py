@@ -196,7 +196,8 @@ def machine(results: dict[str, Any]) -> str:
     options = results["options"]
     lines = [
         f"- {m['cpu']}, {m['cores']} cores; {sizes} (of one core); {m['memory_bytes'] / 2**30:.0f} GiB; {m['system']}",
-        f"- Python {m['python']}; engine: {m['engine']}; {versions}; commit {m['commit']}; {results['date']}",
+        f"- Python {m['python']}; engine: {m.get('engine', 'plain Python')}; {versions}; "
+        f"commit {m['commit']}; {results['date']}",
         f"- {options['rounds']} rounds, {options['turn_seconds']} s a turn, {results['seconds'] / 60:.0f} minutes; "
         f"load average {min(load, default=0):.1f} to {max(load, default=0):.1f}",
     ]

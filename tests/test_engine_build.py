@@ -1,4 +1,4 @@
-"""The engine as compiled code: setup.py says which modules, and either all of them are compiled or none."""
+"""The engine as compiled code: which modules setup.py has compiled, and that it is the same engine."""
 
 from __future__ import annotations
 
@@ -56,6 +56,35 @@ def test_whoever_edits_the_sources_runs_them(monkeypatch: pytest.MonkeyPatch, ar
 
 def test_signatures_are_those_that_were_written() -> None:
     assert list(inspect.signature(ops.cross_entropy).parameters) == ["logits", "labels", "weights"]
+
+
+def test_nodes_and_tensors_are_structures_where_they_are_compiled() -> None:
+    found = [inspect.isgetsetdescriptor(attribute) for attribute in (tape.Node.vjp, Tensor.data, Tensor.requires_grad)]
+    assert found == [COMPILED] * 3
+
+
+LONG = """
+import threading
+import numpy as np
+from tinygrad_cr import Tensor, ops
+
+def build():
+    y, w, b = Tensor([[1.0, 1.0]], requires_grad=True), np.eye(2, dtype="float32"), np.zeros(2, "float32")
+    for _ in range(20_000):
+        y = ops.affine(y, w, b)[:]
+    print(y.shape)
+
+threading.stack_size(256 * 1024)
+thread = threading.Thread(target=build)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_long_graph_is_freed_on_a_small_stack() -> None:
+    # In a process of its own, which the opposite would end.
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "(1, 2)\n"), done.stderr
 
 
 def test_tensors_have_no_other_attributes() -> None:

@@ -470,3 +470,12 @@ def test_modules_in_nested_lists_and_dicts_are_found():
             self.parts = {"a": [Affine(1, 1, generator=0)], "b": (Affine(1, 1, generator=0),)}
 
     assert [name for name, _ in Nest().named_parameters()][::2] == ["parts.a.0.weight", "parts.b.0.weight"]
+
+
+def test_a_module_that_leads_back_to_itself_has_each_part_once() -> None:
+    model = MLP([4, 5, 3], generator=0)
+    model.layers[0].owner = model
+    model.itself = model
+    assert list(model.state_dict()) == ["layers.0.weight", "layers.0.bias", "layers.1.weight", "layers.1.bias"]
+    assert list(model.modules()) == [model, *model.layers]
+    assert not model.eval().layers[1].training

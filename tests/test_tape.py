@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from calls import small_network
 from tinygrad_cr import Tensor, nn, no_grad, ops
 from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
+from tinygrad_cr.op_table import CASES, Case
 from tinygrad_cr.random import Generator
 from tinygrad_cr.tensor import record
 
@@ -532,3 +534,29 @@ def test_a_rule_that_returns_another_dtype_is_refused() -> None:
     y = record(x.data * 2, (x,), lambda g: (g.astype("float64"),))
     with pytest.raises(DTypeError, match="a gradient of float64 arrived at a tensor of float32"):
         y.backward()
+
+
+@pytest.mark.usefixtures("without_cycle_collector")
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "no_grad"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_an_operation_holds_goes_with_its_result(case: Case, recorded: bool) -> None:
+    inputs = [Tensor(values, requires_grad=True) for values in case.inputs()]
+    parts = [x * 1 for x in inputs]
+    with nullcontext() if recorded else no_grad():
+        y = case.fn(*parts)
+    held = [weakref.ref(t) for t in (y, *parts)]
+    del y, parts
+    assert [ref() for ref in held] == [None] * len(held)
+
+
+@pytest.mark.usefixtures("without_cycle_collector")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_result_holds_no_operand_but_of_layers(case: Case) -> None:
+    """The rules of layers ask whether their operands still want gradients; all others hold arrays, if anything."""
+    parts = [Tensor(values, requires_grad=True) * 1 for values in case.inputs()]
+    held = [weakref.ref(t) for t in parts]
+    y = case.fn(*parts)
+    if any(y is part for part in parts):
+        return
+    del parts
+    assert case.operation.startswith("affine") or [ref() for ref in held] == [None] * len(held)

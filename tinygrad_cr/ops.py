@@ -453,7 +453,8 @@ def var(x: Any, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Ten
     """
     x, xp = one("var", x, floats=True)
     axes, kept = normalised_axes("var", x, axis, nonempty=True)
-    count = math.prod(x.shape[i] for i in axes) - ddof
+    shape = x.shape
+    count = math.prod(shape[i] for i in axes) - ddof
     if count <= 0:
         raise ShapeError(f"var over {count + ddof} elements with ddof={ddof} divides by {count}")
     centred = xp.subtract(x.data, xp.mean(x.data, axis=axes, keepdims=True))
@@ -510,10 +511,11 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     (2, 1)
     """
     x, xp = one("transpose", x)
-    order = tuple(range(x.ndim))[::-1] if axes is None else tuple(axes)
-    if sorted(i + x.ndim if i < 0 else i for i in order) != list(range(x.ndim)):
+    ndim = x.ndim
+    order = tuple(range(ndim))[::-1] if axes is None else tuple(axes)
+    if sorted(i + ndim if i < 0 else i for i in order) != list(range(ndim)):
         raise ShapeError(f"transpose wants each axis of shape {x.shape} once, got {order}")
-    back = tuple(int(i) for i in np.argsort([i % x.ndim for i in order]))
+    back = tuple(int(i) for i in np.argsort([i % ndim for i in order]))
     return record(xp.transpose(x.data, order), (x,), lambda g: (xp.transpose(g, back),))
 
 
@@ -595,7 +597,9 @@ def getitem(x: Any, index: Any) -> Tensor:
     """
     x, xp = one("getitem", x)
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(beside("getitem", "an index", p, x) if isinstance(p, Tensor) else p for p in parts)
+    # No generator: compiled, it would leave x to the rule below.
+    arrays = [beside("getitem", "an index", p, x) if isinstance(p, Tensor) else p for p in parts]
+    parts = tuple(arrays)
     basic = all(p is None or p is ... or type(p) in (int, slice) or isinstance(p, np.integer) for p in parts)
     if basic and ... not in parts:
         parts = (*parts, ...)  # makes a single element a view, too
@@ -927,13 +931,14 @@ def _extreme(op: str, a: Any, b: Any) -> Tensor:
     a, b, xp = pair(op, a, b)
     y = broadcast(op, getattr(xp, op), a, b)
     p, q = a.data, b.data
+    return _elementwise(a, b, y, lambda g: _share(g, p, q, y, xp), lambda g: _share(g, q, p, y, xp))
 
-    def share(g: Array, mine: Array, other: Array) -> Array:
-        half = xp.multiply(xp.equal(mine, other), g.dtype.type(0.5))
-        won = xp.logical_and(xp.equal(mine, y), xp.not_equal(mine, other))
-        return xp.multiply(g, xp.add(won, half))
 
-    return _elementwise(a, b, y, lambda g: share(g, p, q), lambda g: share(g, q, p))
+def _share(g: Array, mine: Array, other: Array, y: Array, xp: Any) -> Array:
+    """What the gradient of y, the extreme of two, gives to one of them: all where it won, half at a tie."""
+    half = xp.multiply(xp.equal(mine, other), g.dtype.type(0.5))
+    won = xp.logical_and(xp.equal(mine, y), xp.not_equal(mine, other))
+    return xp.multiply(g, xp.add(won, half))
 
 
 def _extremum(op: str, x: Any, axis: Axes, keepdims: bool) -> Tensor:

@@ -56,29 +56,33 @@ class Module:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """All parameters below this module, each once, with their dotted names."""
-        seen: set[int] = set()
-        for name, parameter in self._walk(""):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield name, parameter
+        return self._walk("", {id(self)})
 
-    def _walk(self, prefix: str) -> Iterator[tuple[str, Parameter]]:
+    def _walk(self, prefix: str, seen: set[int]) -> Iterator[tuple[str, Parameter]]:
+        """Also of modules that are reached by several ways, or by one that leads back to them, each part once."""
         for name, child in self.children():
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
             if isinstance(child, Parameter):
                 yield prefix + name, child
             else:
-                yield from child._walk(f"{prefix}{name}.")
+                yield from child._walk(f"{prefix}{name}.", seen)
 
     def parameters(self) -> list[Parameter]:
         """All parameters, in the order of `named_parameters`."""
         return [parameter for _, parameter in self.named_parameters()]
 
     def modules(self) -> Iterator[Module]:
-        """This module and all below it."""
-        yield self
-        for _, child in self.children():
-            if isinstance(child, Module):
-                yield from child.modules()
+        """This module and all below it, each once."""
+        seen: set[int] = set()
+        found: list[Module] = [self]
+        while found:
+            module = found.pop()
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield module
+                found += reversed([child for _, child in module.children() if isinstance(child, Module)])
 
     def train(self, training: bool = True) -> Module:
         """Switch to training (dropout drops), or with False to evaluation; returns the module."""
