@@ -30,6 +30,8 @@ BACKWARD = {
 """Which kernel is the vector-Jacobian product of which; the losses hold theirs in the same pass."""
 
 
+NO_DROPOUT = 65536
+"""The threshold that every lane is below: all elements stay."""
 NEGLIGIBLE = 1e-30
 """A velocity smaller than this becomes 0: it would shrink into denormal numbers, which are a hundred times slower."""
 

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy
 
-from .interface import NEGLIGIBLE, Array
+from .interface import NEGLIGIBLE, NO_DROPOUT, Array
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-NO_DROPOUT = 65536
-"""The threshold that no lane reaches: nothing is dropped."""
 LANES = 8
 """16-bit lanes a Philox block yields: one for each element it decides about."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..interface import Array
+from ..interface import NO_DROPOUT, Array
 from .board import THREADS, bind, load
 from .compiling import calling_kernel, helper
 from .memory import flat, keep, on_stack, scratch, shaped
@@ -35,7 +35,6 @@ MOST_ELEMENTS_TO_JOIN = 1 << 16
 """Of a result whose sums may be cut in two."""
 MOST_ROWS_A_PART = 256
 """Rows of x for which a group of panels is packed again, and that stay in the second-level cache meanwhile."""
-NO_DROPOUT = 65536
 
 
 @helper

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..interface import Array
-from .affine import NO_DROPOUT, backward, backward_masked, forward, no_update
+from ..interface import NO_DROPOUT, Array
+from .affine import backward, backward_masked, forward, no_update
 from .compiling import calling_kernel, helper
 from .memory import flat, keep, on_stack, scratch, shaped
 
