@@ -212,6 +212,18 @@ def test_scatter_add_adds_up_repeated_indices(kernels: Kernels) -> None:
 
 
 @both_dtypes
+@pytest.mark.parametrize("batch", [1, 7, 16, 100])
+@pytest.mark.parametrize("columns", [1, 2, 4, 10, 17, 50, 52, 58, 66, 100])
+def test_a_column_of_a_weight_gradient_does_not_depend_on_those_beside_it(dtype: Any, batch: int, columns: int) -> None:
+    """To the bit: columns that fill no vector are computed in the transpose, the others are not."""
+    made = Maker(dtype)
+    wide = made.affine_backward(Size(batch, 150, 128)) | {"dx": None, "db": None}
+    narrow = wide | {name: np.ascontiguousarray(wide[name][:, :columns]) for name in ("dy", "w", "dw")}
+    found = call("cpu", "affine_backward", narrow)["dw"]
+    np.testing.assert_array_equal(found, call("cpu", "affine_backward", wide)["dw"][:, :columns])
+
+
+@both_dtypes
 def test_relu_keeps_nan_and_infinity(kernels: Kernels, dtype: Any) -> None:
     arguments = {"x": np.array([np.nan, -np.inf, np.inf, -1, 0, 2], dtype), "out": np.zeros(6, dtype)}
     np.testing.assert_array_equal(call(kernels.name, "relu", arguments)["out"], [np.nan, 0, np.inf, 0, 0, 2])

@@ -54,6 +54,8 @@ TURNED_AT_ONCE = 64
 """Rows of the transpose of a factor that one thread makes at a time."""
 SPARSE_ROWS = 64
 """Rows of dW that meet a panel while it is in the first-level cache."""
+SAMPLES_A_COLUMN = 8
+"""From so many samples on, a column pays for being computed in the transpose and written element by element."""
 UNITS_AT_ONCE = 64
 """As many rows of the transpose of dW."""
 COLUMNS_AT_ONCE = 256
@@ -100,6 +102,31 @@ def _update(w: Array, update: Any, rows: Any, columns: Any, found: Array, begin:
 
 
 @helper
+def turned_rest(width: int, batch: int, like: Array) -> int:
+    """How many columns are left behind the last whole vector, if few enough to be computed as rows of the transpose."""
+    rest = width % lanes_of(like)
+    return rest if 2 * rest <= lanes_of(like) and batch >= SAMPLES_A_COLUMN * rest else 0
+
+
+@helper
+def _rest_of_rows(x: Array, first: int, rows: int, dy: Array, left: int, rest: int, dw: Array, place: int) -> None:
+    """The columns of dW from `left` on, for some rows, to position `place` of `dw`.
+
+    Two columns of fifty take a vector as sixteen do. As rows of the transpose, they fill vectors with features.
+    """
+    batch, inputs, columns = x.shape[0], x.shape[1], dy.shape[1]
+    panel, row, target = panel_width(dw), dw.shape[1], flat(dw)
+    sums = shaped(on_stack(dw), (rest, panel))
+    for i in range(0, rows, panel):
+        some = min(panel, rows - i)
+        strip(dy, left, columns, False, x, first + i, inputs, batch, sums, 0, rest, some, False)
+        for j in range(rest):
+            column, begin = sums[j], place + i * row + j
+            for k in range(some):
+                target[begin + k * row] = column[k]
+
+
+@helper
 def _dense_chunk(
     x: Array, blocks: Array, dy: Array, packed: Array, dw: Array, w: Array, update: Any, cuts: Any, chunk: int
 ) -> None:
@@ -127,7 +154,11 @@ def _dense_chunk(
             for p in range(count):
                 j, width, pitch = panel_of(p, count, right - left, dw)
                 place = begin + j
-                if direct:
+                rest = 0 if both_packed else turned_rest(width, batch, dw)
+                width -= rest
+                if width == 0:
+                    pass
+                elif direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
                 elif both_packed:
                     start = (left + j) * batch
@@ -136,6 +167,8 @@ def _dense_chunk(
                         strip(blocks, lies, X_BLOCK, False, packed, start, panel, batch, local, goes, few, width, False)
                 else:
                     strip(x, first, inputs, False, own, j * batch, pitch, batch, local, place, some, width, False)
+                if rest > 0:
+                    _rest_of_rows(x, first, some, dy, left + j + width, rest, local, place + width)
             _update(w, update, (first, some), (left, right - left), flat(local), begin, local.shape[1])
 
 
