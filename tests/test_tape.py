@@ -35,11 +35,15 @@ def in_a_thread(function: Callable[[], Any]) -> Any:
         return pool.submit(function).result()
 
 
-@pytest.fixture
-def without_cycle_collector() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def compiled() -> None:
     # The compiler leaves cycles behind that hold the arguments of a first call.
     graph_and_what_it_holds(ones())[0].backward()
     gc.collect()
+
+
+@pytest.fixture
+def without_cycle_collector(compiled: None) -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
