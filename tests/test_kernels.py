@@ -160,6 +160,17 @@ def test_norms_of_the_parameters_alone_are_the_first_column(name: str, kernel: s
         np.testing.assert_array_equal(found, both[written])
 
 
+@pytest.mark.parametrize(("kernel", "size"), [("sgd", 1e-25), ("sgd", 1e25), ("adam", 1e-25)])
+def test_norms_are_sums_of_squares_in_float64(kernels: Kernels, kernel: str, size: float) -> None:
+    """Of numbers whose squares float32 does not hold."""
+    arguments = getattr(Maker(np.float32), kernel)(Size(90, 0, 17))
+    arguments["param"][:] = size
+    expected = call("reference", kernel, arguments)["norms"][:, 0]
+    np.testing.assert_allclose(call(kernels.name, kernel, arguments)["norms"][:, 0], expected, rtol=1e-6)
+    assert (expected > 0).all()
+    assert np.isfinite(expected).all()
+
+
 def test_sgd_without_momentum_leaves_the_velocity_alone(kernels: Kernels) -> None:
     arguments = Maker(np.float64).sgd(Size(3, 0, 5), momentum=0.0)
     np.testing.assert_array_equal(call(kernels.name, "sgd", arguments)["velocity"], arguments["velocity"])

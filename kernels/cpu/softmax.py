@@ -109,6 +109,6 @@ def mean_squared_error(prediction: Array, target: Array, loss: Array, dpredictio
     total = 0.0
     for i in range(n):
         difference = prediction[i] - target[i]
-        total += float(difference) * float(difference)
+        total += np.float64(difference) * np.float64(difference)
         dprediction[i] = difference * factor
     loss[0] = total / n

@@ -24,8 +24,9 @@ BLOCKS_A_CHUNK = 16
 def _sum_of_squares(values: Array, factor: float) -> float:
     total = 0.0
     for i in range(values.size):
-        scaled = factor * values[i]
-        total += float(scaled) * float(scaled)
+        # `float` would leave a float32 as it is.
+        scaled = np.float64(factor * values[i])
+        total += scaled * scaled
     return total
 
 
