@@ -142,6 +142,37 @@ def test_norms_of_every_step_have_the_eager_bits(
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("sizes", "rows"), [([1025, 333, 7], 130), ([600, 300, 5], 230), ([784, 50, 10], 100)], ids=str
+)
+def test_a_scan_of_dense_layers_has_the_eager_bits(sizes: list[int], rows: int, threads: int, dtype: str) -> None:
+    """Gradients that no step but the last one keeps, of factors that are packed, or with columns left over."""
+    x = Generator(3).normal((4, rows, sizes[0])).astype(dtype)
+    y = np.arange(rows) % sizes[-1]
+    before, found = tinygrad_cr.get_num_threads(), []
+    try:
+        for number in (1, threads):
+            tinygrad_cr.set_num_threads(min(number, usable_cores()))
+            training = Training()
+            training.model = nn.MLP(sizes, generator=0, dtype=dtype)
+            training.optimizer = optim.SGD(training.model, 0.01, 0.9)
+
+            def step(x: Any, training: Training = training) -> Tensor:
+                return training.step(Tensor(x), y)
+
+            if found:
+                tinygrad_cr.compile(step).scan(x)
+            else:
+                for part in x:
+                    step(part)
+            found.append(training.values())
+    finally:
+        tinygrad_cr.set_num_threads(before)
+    assert found[0] == found[1]
+
+
 def test_optimizer_and_generator_are_left_where_eager_steps_leave_them() -> None:
     eager, compiled = Training(OPTIMIZERS["adam"]), Training(OPTIMIZERS["adam"])
     step = tinygrad_cr.compile(compiled.step)

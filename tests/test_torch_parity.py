@@ -73,8 +73,8 @@ def test_ten_steps_of_an_optimizer_equal_those_of_torch(name: str, dtype: str, d
 
 
 SMALL = (64, 100, 10), 32
-LARGE = (768, 256, 10), 256
-"""Shared by threads, with sums in two halves and both factors packed where they are for vectors as here."""
+LARGE = (768, 300, 10), 256
+"""Shared by threads, with sums in two halves and both factors of dense gradients packed."""
 
 
 def digits(steps: int, width: int, size: int) -> tuple[Any, Any, Any]:

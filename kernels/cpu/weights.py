@@ -45,6 +45,8 @@ X_IN_CACHE = 1 << 17
 Rows 4 KiB apart share their places in the caches: without packed factors dW of D took a quarter longer, with AVX-512 a
 tenth.
 """
+FEATURES_WORTH_PACKING = 512
+"""Features of x from which that pays: of 150 and 300 it takes as long or, on two threads, a little longer."""
 ROWS_A_GRADIENT = 8 * TALL
 """Rows of dW that are computed and then used by the update, while they are in the first-level cache."""
 PACKED_AT_ONCE = 1 << 16
@@ -129,7 +131,7 @@ def _rest_of_rows(x: Array, first: int, rows: int, dy: Array, left: int, rest: i
 
 @helper
 def _dense_chunk(
-    x: Array, blocks: Array, dy: Array, packed: Array, dw: Array, w: Array, update: Any, cuts: Any, chunk: int
+    x: Array, blocks: Array, dy: Array, packed: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int
 ) -> None:
     """Some rows of dW, as many columns at a time as have their part of dy in the second-level cache.
 
@@ -138,7 +140,7 @@ def _dense_chunk(
     in_place = update[2]
     panel = panel_width(dw)
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
-    top, rows = part_of(inputs, chunk, *cuts)
+    top, rows = part_of(inputs, chunk, parts, TALL)
     direct, both_packed = columns <= panel, blocks.size > 0
     group = columns if direct else max(1, PACKED_AT_ONCE // (batch * panel)) * panel
     own = scratch(0 if direct or both_packed else batch * min(group, columns + panel), on_stack(dw))
@@ -149,8 +151,10 @@ def _dense_chunk(
         count = panels_of(right - left, dw, not both_packed)
         if not direct and not both_packed:
             pack_group(dy, 0, batch, left, right - left, count, own, batch * panel)
-        for first in range(top, top + rows, ROWS_A_GRADIENT):
-            some = min(ROWS_A_GRADIENT, top + rows - first)
+        first = top
+        while first < top + rows:
+            # After the first ones, rows that begin with a block of x.
+            some = min(ROWS_A_GRADIENT - first % ROWS_A_GRADIENT, top + rows - first)
             begin = first * columns + left if in_place else 0
             for p in range(count):
                 j, width, pitch = panel_of(p, count, right - left, dw)
@@ -162,15 +166,19 @@ def _dense_chunk(
                 elif direct:
                     strip(x, first, inputs, False, dy, 0, columns, batch, local, place, some, width, False)
                 elif both_packed:
-                    start = (left + j) * batch
-                    for i in range(0, some, X_BLOCK):
-                        lies, goes, few = (first + i) * batch, place + i * local.shape[1], min(X_BLOCK, some - i)
+                    start, i = (left + j) * batch, 0
+                    while i < some:
+                        inside = (first + i) % X_BLOCK
+                        lies, few = (first + i - inside) * batch + inside, min(X_BLOCK - inside, some - i)
+                        goes = place + i * local.shape[1]
                         strip(blocks, lies, X_BLOCK, False, packed, start, panel, batch, local, goes, few, width, False)
+                        i += few
                 else:
                     strip(x, first, inputs, False, own, j * batch, pitch, batch, local, place, some, width, False)
                 if rest > 0:
                     _rest_of_rows(x, first, some, dy, left + j + width, rest, local, place + width)
             _update(w, update, (first, some), (left, right - left), flat(local), begin, local.shape[1])
+            first += some
 
 
 @helper
@@ -297,10 +305,10 @@ def weight_gradient(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> No
             keep(turned)
             return
         # Narrow results read x too seldom to be worth the copy. Each chunk packs a small dy again: it waits for nobody.
-        both_packed = shared and x.size > X_IN_CACHE and columns > 4 * panel
+        large = x.size > X_IN_CACHE and rows >= FEATURES_WORTH_PACKING
+        both_packed = shared and large and columns > 4 * panel
         blocks, packed = _in_panels(x, X_BLOCK, both_packed), _in_panels(dy, panel, both_packed)
-        tile = X_BLOCK if both_packed else TALL
-        parts = max(1, min(most, rows // (2 * tile))) if shared else 1
-        launch(bind(_dense_chunk, (x, blocks, dy, packed, dw, w, update, (parts, tile))), parts, shared)
+        parts = max(1, min(most, rows // (2 * TALL))) if shared else 1
+        launch(bind(_dense_chunk, (x, blocks, dy, packed, dw, w, update, parts)), parts, shared)
         keep(packed)
         keep(blocks)
