@@ -105,7 +105,7 @@ def _update(w: Array, update: Any, rows: Any, columns: Any, found: Array, begin:
 
 
 @helper
-def turned_rest(width: int, batch: int, like: Array) -> int:
+def _columns_left_over(width: int, batch: int, like: Array) -> int:
     """How many columns are left behind the last whole vector, if few enough to be computed as rows of the transpose."""
     rest = width % lanes_of(like)
     return rest if 2 * rest <= lanes_of(like) and batch >= SAMPLES_A_COLUMN * rest else 0
@@ -159,7 +159,7 @@ def _dense_chunk(
             for p in range(count):
                 j, width, pitch = panel_of(p, count, right - left, dw)
                 place = begin + j
-                rest = 0 if both_packed else turned_rest(width, batch, dw)
+                rest = 0 if both_packed else _columns_left_over(width, batch, dw)
                 width -= rest
                 if width == 0:
                     pass
