@@ -23,10 +23,12 @@ import numpy as np
 import tinygrad_cr
 from tinygrad_cr import Tensor, ops
 from tinygrad_cr.kernels import backend
-from tinygrad_cr.kernels.cpu import board, product, sparse
+from tinygrad_cr.kernels.cpu import board, dots, product, sparse
 from tinygrad_cr.kernels.cpu.threads import pool
 
-WORDS = dict(float32=(board.FLOAT32, board.SPARSE32), float64=(board.FLOAT64, board.SPARSE64))
+WORDS = dict(
+    float32=(board.FLOAT32, board.SPARSE32, board.DOTS32), float64=(board.FLOAT64, board.SPARSE64, board.DOTS64)
+)
 kernels = backend("cpu")
 
 
@@ -62,7 +64,7 @@ def test_only_what_is_used_is_there(use: str, dtypes: list[str]) -> None:
 
 def test_every_kernel_that_reaches_them_says_so() -> None:
     """Otherwise it would work where it is compiled, and crash where it is loaded."""
-    reaching = {"strip", "times", "meet", "sparse_times", "weight_gradient", "backward", "affine"}
+    reaching = {"strip", "times", "times_columns", "meet", "sparse_times", "weight_gradient", "backward", "affine"}
     marked = 0
     for path in sorted(Path(cpu.__file__).parent.glob("*.py")):
         nodes = list(ast.walk(ast.parse(path.read_text())))

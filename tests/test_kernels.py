@@ -236,6 +236,30 @@ def test_a_column_of_a_weight_gradient_does_not_depend_on_those_beside_it(dtype:
 
 
 @both_dtypes
+@pytest.mark.parametrize("inner", [63, 64, 65, 79, 130])
+@pytest.mark.parametrize("columns", [9, 10, 11, 17, 19, 20, 21, 33, 50, 66])
+def test_columns_behind_the_last_vector_equal_reference(dtype: Any, inner: int, columns: int) -> None:
+    """A sum of theirs has several chains; a row has the same bits, whichever rows are computed with it."""
+    given = Maker(dtype).affine(Size(13, inner, columns))
+    assert_like_reference("cpu", "affine", given, inner)
+    whole = call("cpu", "affine", given)["out"]
+    for rows in (1, 5, 6, 7):
+        some = given | {name: given[name][-rows:] for name in ("x", "out")}
+        np.testing.assert_array_equal(call("cpu", "affine", some)["out"], whole[-rows:])
+
+
+@both_dtypes
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_columns_behind_the_last_vector_show_nan_and_infinity(dtype: Any, value: float) -> None:
+    given = Maker(dtype).affine(Size(8, 75, 18))
+    given["x"][3, 74], given["w"][20, 17] = value, value
+    with np.errstate(invalid="ignore"):
+        found, wanted = (call(name, "affine", given)["out"] for name in ("cpu", "reference"))
+    np.testing.assert_array_equal(found[~np.isfinite(wanted)], wanted[~np.isfinite(wanted)])
+    assert np.isfinite(found[np.arange(8) != 3, 16]).all()
+
+
+@both_dtypes
 def test_relu_keeps_nan_and_infinity(kernels: Kernels, dtype: Any) -> None:
     arguments = {"x": np.array([np.nan, -np.inf, np.inf, -1, 0, 2], dtype), "out": np.zeros(6, dtype)}
     np.testing.assert_array_equal(call(kernels.name, "relu", arguments)["out"], [np.nan, 0, np.inf, 0, 0, 2])

@@ -9,6 +9,7 @@ import numpy as np
 from ..interface import NO_DROPOUT, Array
 from .board import THREADS, bind, load
 from .compiling import calling_kernel, helper
+from .dots import columns_left, times_columns
 from .memory import flat, keep, on_stack, scratch, shaped
 from .philox import random_lanes
 from .product import (
@@ -109,18 +110,21 @@ def _forward_chunk(
     x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, half: int, cuts: Any, chunk: int
 ) -> None:
     """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
-    groups, parts, skipping = cuts
+    groups, parts, skipping, rest = cuts
     second = chunk >= groups * parts
     # All groups of some rows, then other rows: a thread finds x in its second-level cache.
     first, rows = part_of(out.shape[0], chunk // groups % parts, parts, TALL)
     begin, end = (half, w.shape[0]) if second else (0, half)
-    target = other if second else out
+    target, columns = other if second else out, out.shape[1] - rest
     if skipping:
-        left, width = wide_group_of(chunk % groups, groups, out.shape[1], out)
+        left, width = wide_group_of(chunk % groups, groups, columns, out)
         sparse_times(x, first, rows, w, False, left, width, begin, end, target)
     else:
-        left, width = group_of(chunk % groups, groups, out.shape[1], out)
+        left, width = group_of(chunk % groups, groups, columns, out)
         times(x, first, rows, w, False, left, width, begin, end, target)
+    if rest > 0 and left + width == columns:
+        times_columns(x, first, rows, w, rest, begin, end, target)
+        width += rest
     if half == w.shape[0]:
         _finish_block(out, first, rows, left, width, b, epilogue)
 
@@ -153,12 +157,13 @@ def forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     sharing = (threads + 1) // 2 if halved else threads
     # Alone, whole rows: they are finished faster than parts of rows.
     groups, skipping = 1, shared and worth_skipping(x, columns, MOST_NONZERO)
+    rest = columns_left(columns, w.shape[0], out)
     if skipping:
-        groups = min(wide_panels(columns, out), CHUNKS_A_THREAD * sharing)
+        groups = min(wide_panels(columns - rest, out), CHUNKS_A_THREAD * sharing)
     elif shared:
-        groups = groups_of(columns, out, sharing)
+        groups = groups_of(columns - rest, out, sharing)
     parts = parts_of(rows, groups, TALL, sharing, shared)
-    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), skipping
+    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), skipping, rest
     space = scratch(out.size if halved else 0, on_stack(out))
     other = shaped(space, out.shape) if halved else out
     chunks = groups * cuts[1] * (2 if halved else 1)

@@ -33,8 +33,10 @@ LINE = 16
     FLOAT64,
     SPARSE32,
     SPARSE64,
+    DOTS32,
+    DOTS64,
     CLAIMS,
-) = (LINE * i for i in range(15))
+) = (LINE * i for i in range(17))
 WORDS = CLAIMS + LINE * MOST_THREADS
 
 SYMBOL = "tinygrad_cr_board"

@@ -19,7 +19,7 @@ ROWS_AHEAD = 4
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
-def _masked_load(builder: Any, vector: Any, bits: int, place: Any, mask: Any) -> Any:
+def masked_load(builder: Any, vector: Any, bits: int, place: Any, mask: Any) -> Any:
     """A vector from memory; where the mask is not set, nothing is read, and there is 0."""
     lanes, pointer = vector.count, vector.as_pointer()
     kind = ir.FunctionType(vector, [pointer, _I32, ir.VectorType(ir.IntType(1), lanes), vector])
@@ -28,7 +28,7 @@ def _masked_load(builder: Any, vector: Any, bits: int, place: Any, mask: Any) ->
     return builder.call(load, [builder.bitcast(place, pointer), _I32(bits // 8), mask, zero])
 
 
-def _first_lanes(builder: Any, lanes: int, count: Any) -> Any:
+def first_lanes(builder: Any, lanes: int, count: Any) -> Any:
     """A mask of the first `count` elements of a vector, all if it has no more."""
     numbers = ir.VectorType(_I32, lanes)
     nothing = ir.Constant(numbers, ir.Undefined)
@@ -54,7 +54,7 @@ def _make_copy(masked: bool) -> Any:
                 for i in (0, 3)
             )
             if masked:
-                value = _masked_load(builder, vector, bits, source, _first_lanes(builder, lanes, args[2]))
+                value = masked_load(builder, vector, bits, source, first_lanes(builder, lanes, args[2]))
             else:
                 value = builder.load(source, align=bits // 8)
             builder.store(value, target, align=bits // 8)
@@ -143,13 +143,13 @@ def _make_transposition(masked: bool) -> Any:
                 steps = [builder.mul(row, _I64(k)) for k in range(lanes)]
                 return [builder.bitcast(builder.gep(data, [step]), vector.as_pointer()) for step in steps]
 
-            inside = _first_lanes(builder, lanes, args[4])
+            inside = first_lanes(builder, lanes, args[4])
             rows = []
             for k, place in enumerate(rows_of(0, args[1], args[2])):
                 if masked:
                     there = builder.icmp_signed("<", _I64(k), args[3])
                     mask = builder.select(there, inside, ir.Constant(inside.type, [0] * lanes))
-                    rows.append(_masked_load(builder, vector, b.dtype.bitwidth, place, mask))
+                    rows.append(masked_load(builder, vector, b.dtype.bitwidth, place, mask))
                 else:
                     rows.append(builder.load(place, align=align))
             d = 1

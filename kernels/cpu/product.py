@@ -1,7 +1,8 @@
 """Matrix products, cut into panels, strips and chunks that fit the caches.
 
 Every sum is one chain of fused multiply-adds in the order of the summed index, or two (see `affine.forward`): cutting
-the work, for one thread or many, changes no bit of it, and neither does the width of the vector registers.
+the work, for one thread or many, changes no bit of it, and neither does the width of the vector registers. Only the
+last few columns of a forward product are sums of more chains (`dots.py`).
 
 After Goto and van de Geijn (2008), "Anatomy of high-performance matrix multiplication", for the shapes of training
 steps: the right factor is packed into panels as wide as a tile unless it is small; the left one is read where it lies.

@@ -30,6 +30,8 @@ from .board import (
     CONDITION,
     DATA,
     DONE,
+    DOTS32,
+    DOTS64,
     FLOAT32,
     FLOAT64,
     GENERATION,
@@ -158,7 +160,7 @@ class Pool:
 
     def renew(self) -> None:
         """No worker, nothing to do: the state of a new process, and of a child that fork made."""
-        kept = [THREADS, FLOAT32, FLOAT64, SPARSE32, SPARSE64]
+        kept = [THREADS, FLOAT32, FLOAT64, SPARSE32, SPARSE64, DOTS32, DOTS64]
         values = self.board[kept]
         self.board[:] = 0
         self.board[kept] = values

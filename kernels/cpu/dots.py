@@ -1,0 +1,163 @@
+"""Columns of a product behind its last whole vector, each element a dot product of a row and a column.
+
+A tile computes two columns of fifty in the time of sixteen: its vectors hold neighbouring columns. Here they hold
+neighbouring terms of one sum, which so becomes as many chains as a cache line holds numbers, added up in pairs at the
+end. Which columns these are, and how many chains a sum has, depends on the shape of the right factor alone: not on the
+rows that are computed, on the processor, or on whether zeros of the left factor are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from ..interface import Array
+from .addresses import caller, further, publish
+from .board import DOTS32, DOTS64
+from .compiling import helper, kernel, primitive
+from .memory import LINE_BYTES, flat, on_stack, scratch
+from .packing import first_lanes, masked_load
+from .tile import FUSED, TALL
+
+ADDRESSES = {types.float32: DOTS32, types.float64: DOTS64}
+"""For each dtype, the word of the board that holds the address of its compiled `dots`."""
+LEAST_DEPTH = 64
+"""Terms of a sum from which adding up the chains is paid for."""
+
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+def _make_dots(rows: int, columns: int) -> Any:
+    """The function that computes some rows of some columns; all its sums are in registers."""
+
+    @primitive
+    def some(typing_context: Any, a: Any, a_row: Any, b: Any, b_column: Any, depth: Any, c: Any, c_row: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            a_data, a_row, b_data, b_column, depth, c_data, c_row = args
+            item, bits = context.get_value_type(c.dtype), c.dtype.bitwidth
+            lanes = LINE_BYTES * 8 // bits
+            vector = ir.VectorType(item, lanes)
+            pointer, zero = vector.as_pointer(), ir.Constant(vector, [0.0] * lanes)
+            everything = [(i, j) for i in range(rows) for j in range(columns)]
+            a_rows = [builder.gep(a_data, [builder.mul(a_row, _I64(i))]) for i in range(rows)]
+            b_columns = [builder.gep(b_data, [builder.mul(b_column, _I64(j))]) for j in range(columns)]
+            fma = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{bits}"
+            )
+
+            def whole(base: Any, k: Any) -> Any:
+                return builder.load(builder.bitcast(builder.gep(base, [k]), pointer), align=bits // 8)
+
+            def rest(base: Any, k: Any) -> Any:
+                return masked_load(builder, vector, bits, builder.gep(base, [k]), mask)
+
+            def accumulate(sums: dict[Any, Any], k: Any, read: Any) -> dict[Any, Any]:
+                """The sums after the terms from k on that a vector holds."""
+                right = [read(base, k) for base in b_columns]
+                after = {}
+                for i, base in enumerate(a_rows):
+                    left = read(base, k)
+                    for j in range(columns):
+                        if FUSED:
+                            after[i, j] = builder.call(fma, [left, right[j], sums[i, j]])
+                        else:
+                            after[i, j] = builder.fadd(sums[i, j], builder.fmul(left, right[j]))
+                return after
+
+            def total(chains: Any) -> Any:
+                """Of all chains: the upper half is added to the lower one until one is left."""
+                count = lanes
+                while count > 1:
+                    count //= 2
+                    halves = []
+                    for first in (0, count):
+                        order = ir.Constant(ir.VectorType(_I32, count), list(range(first, first + count)))
+                        halves.append(builder.shuffle_vector(chains, chains, order))
+                    chains = builder.fadd(*halves)
+                return builder.extract_element(chains, _I32(0))
+
+            before = builder.block
+            head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
+            builder.branch(head)
+            builder.position_at_end(head)
+            k, sums = builder.phi(_I64), {ij: builder.phi(vector) for ij in everything}
+            following = builder.add(k, _I64(lanes))
+            builder.cbranch(builder.icmp_signed("<=", following, depth), body, end)
+            builder.position_at_end(body)
+            after = accumulate(sums, k, whole)
+            builder.branch(head)
+            k.add_incoming(_I64(0), before)
+            k.add_incoming(following, body)
+            for ij, phi in sums.items():
+                phi.add_incoming(zero, before)
+                phi.add_incoming(after[ij], body)
+            builder.position_at_end(end)
+            mask = first_lanes(builder, lanes, builder.sub(depth, k))
+            for (i, j), chains in accumulate(sums, k, rest).items():
+                place = builder.gep(c_data, [builder.add(builder.mul(c_row, _I64(i)), _I64(j))])
+                builder.store(total(chains), place)
+            return context.get_dummy_value()
+
+        n = types.int64
+        return types.void(a, n, b, n, n, c, n), generate
+
+    return some
+
+
+_pair, _pair_of_one, _single, _single_of_one = (_make_dots(*size) for size in ((TALL, 2), (1, 2), (TALL, 1), (1, 1)))
+
+
+@kernel
+def dots(a, b, c, a_row, b_column, depth, c_row, rows, columns):
+    """What `times_columns` does, on addresses, for one column or two."""
+    i = 0
+    while i + TALL <= rows:
+        if columns == 2:
+            _pair(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)
+        else:
+            _single(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)
+        i += TALL
+    while i < rows:
+        if columns == 2:
+            _pair_of_one(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)
+        else:
+            _single_of_one(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)
+        i += 1
+
+
+publish(dots, ADDRESSES, 3, 6)
+_call = caller(ADDRESSES)
+
+
+@primitive
+def _lanes(typing_context: Any, like: Any) -> Any:
+    """How many elements of an array's dtype a cache line holds: as many chains a sum has, on every processor."""
+    lanes = LINE_BYTES * 8 // like.dtype.bitwidth
+    return types.int64(like), lambda context, builder, signature, args: _I64(lanes)
+
+
+@helper
+def columns_left(columns: int, depth: int, like: Array) -> int:
+    """How many columns are computed here: those behind the last whole vector if they are few, or none."""
+    lanes = _lanes(like)
+    rest = columns % lanes
+    return int(rest if columns > rest and 4 * rest <= lanes and depth >= LEAST_DEPTH else 0)
+
+
+@helper
+def times_columns(a: Array, first: int, rows: int, b: Array, rest: int, begin: int, end: int, c: Array) -> None:
+    """``c[i, j] = sum_k a[i, k] b[k, j]`` for begin <= k < end, some rows, the last `rest` columns."""
+    depth, lanes, left = end - begin, _lanes(c), c.shape[1] - rest
+    pitch = (depth + lanes - 1) // lanes * lanes
+    copies, values, row = scratch(2 * pitch, on_stack(c)), flat(b), b.shape[1]
+    one, other = copies[:depth], copies[pitch : pitch + depth]
+    for j in range(left, left + rest, 2):
+        columns = min(2, left + rest - j)
+        place, beside = begin * row + j, columns - 1
+        for k in range(depth):
+            one[k], other[k] = values[place + k * row], values[place + beside + k * row]
+        numbers = a.shape[1], pitch, depth, c.shape[1], rows, columns
+        _call((a, copies, c), (first * a.shape[1] + begin, 0, first * c.shape[1] + j), numbers)
