@@ -17,6 +17,7 @@ from tinygrad_cr import ops
 from tinygrad_cr.errors import GraphError, OptionError, ShapeError, StateDictError
 from tinygrad_cr.nn import MLP, Affine, Module, Sequential
 from tinygrad_cr.optim import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, make_optimizer
+from tinygrad_cr.options import PerMember
 from tinygrad_cr.tensor import Tensor
 
 MAKERS: dict[str, Callable[..., Optimizer]] = {
@@ -556,3 +557,17 @@ def test_a_step_that_fails_is_not_counted(reg: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         optimizer.step(reg=reg)
     assert optimizer.steps == 0
+
+
+def test_rates_of_members_are_looked_at_again_where_they_may_have_changed() -> None:
+    optimizer = SGD(Affine(1, 1, members=2), lr=0.5)
+    rates = [0.1, 0.2]
+    optimizer.lr = rates
+    rates[0] = 0.3
+    optimizer.lr = rates
+    assert optimizer.lr == (0.3, 0.2)
+    optimizer.lr = known = PerMember([0.4, 0.5])
+    optimizer.lr = known
+    assert optimizer.lr == known
+    with pytest.raises(OptionError):
+        optimizer.lr = None

@@ -13,7 +13,7 @@ from tinygrad_cr.device import assign, host_copy, lies_on_gpu, to_numpy
 from tinygrad_cr.errors import DeviceError, GraphError, OptionError, ShapeError, StateDictError, unknown_name
 from tinygrad_cr.kernels import Array
 from tinygrad_cr.nn import Module, Parameter
-from tinygrad_cr.options import number, numbers, of_member
+from tinygrad_cr.options import PerMember, number, numbers, of_member
 from tinygrad_cr.tape import ask, each_member, watch
 
 Number = float | Sequence[float]
@@ -42,6 +42,7 @@ class Optimizer:
     def __init__(self, model: Module, lr: Number, weight_decay: Number = 0.0) -> None:
         self.flat = model.flat()
         self.members = self.flat.members
+        self._assigned: Any = object()
         self.lr = lr
         self.weight_decay = self._numbers("weight_decay", weight_decay)
         self.steps = 0
@@ -65,12 +66,14 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: Any) -> None:
-        known = getattr(self, "_lr", None)
-        # Schedules assign the same number step after step.
-        if known is not None and (value is known or (type(value) is type(known) is float and value == known)):
+        # Schedules assign the same number, or the same numbers of the members, step after step.
+        last = self._assigned
+        if value is last or (type(value) is type(last) is float and value == last):
             return
-        self._lr = value = self._numbers("lr", value)
-        self._rates = [float(of_member(value, m)) for m in range(self.members or 1)]
+        self._lr = checked = self._numbers("lr", value)
+        # Not the list or array that was given: it may change.
+        self._assigned = value if type(value) is PerMember else checked
+        self._rates = [float(of_member(checked, m)) for m in range(self.members or 1)]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 from tinygrad_cr.errors import DivergenceError
 from tinygrad_cr.search.edges import crowded_edges
 from tinygrad_cr.search.executors import run_tasks
-from tinygrad_cr.search.grouping import GROUP_SIZE, GroupTask, by_shape
+from tinygrad_cr.search.grouping import GROUP_SIZE, TASK_SIZE, GroupTask, by_shape
 from tinygrad_cr.search.ledger import Ledger
 from tinygrad_cr.search.narrowing import narrowed, show_ranges
 from tinygrad_cr.search.plan import Plan
@@ -31,7 +31,7 @@ class Explorer:
         run: what trains a group and gives its rows.
         ledger: where finished trials are written down.
         ends: how many features and classes the data has.
-        group_size: most trials in a group.
+        group_size: most trials in a group; None for a number that suits the executor.
         executor: where groups are trained; None for here.
         reporter: who is told.
 
@@ -52,12 +52,13 @@ class Explorer:
         ledger: Ledger,
         *,
         ends: tuple[int, int] = (1, 1),
-        group_size: int = GROUP_SIZE,
+        group_size: int | None = None,
         executor: Executor | None = None,
         reporter: SearchReporter | None = None,
     ) -> None:
         self.plan, self.run, self.ledger, self.ends = plan, run, ledger, ends
-        self.group_size, self.executor = group_size, executor
+        self.group_size = group_size or (GROUP_SIZE if executor is None else TASK_SIZE)
+        self.executor = executor
         self.reporter: SearchReporter = reporter or Silent()
         self.clock = Clock(plan.work())
         self.stages: list[Stage] = []

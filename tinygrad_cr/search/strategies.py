@@ -13,7 +13,6 @@ from tinygrad_cr.device import find_backend
 from tinygrad_cr.errors import RunError, unknown_name
 from tinygrad_cr.options import integer
 from tinygrad_cr.search.explore import Explorer
-from tinygrad_cr.search.grouping import GROUP_SIZE
 from tinygrad_cr.search.halving import Halving, as_halving
 from tinygrad_cr.search.ledger import Ledger, read_state
 from tinygrad_cr.search.plan import Plan
@@ -44,7 +43,7 @@ def random_search(
     standardize: str = "per-feature",
     dtype: str = "float32",
     device: str = "cpu",
-    group_size: int = GROUP_SIZE,
+    group_size: int | None = None,
     out: Path | str | None = None,
     executor: Executor | None = None,
     reporter: SearchReporter | bool = True,
@@ -64,7 +63,8 @@ def random_search(
         repeats: train the winner's settings from so many other seeds, too.
         standardize, dtype: as of `Trainer` and `MLP`.
         device: where trials are trained, see `Trainer`; a search may go on on another device. The winner is on the CPU.
-        group_size: most trials that are trained together, and that a crash can lose. Wide networks make smaller ones.
+        group_size: most trials that are trained together, and that a crash can lose: left out, 32, and 16 on an
+            executor. Wide networks make smaller ones.
         out: folder for the ledger; one that holds the same search already goes on where that ended.
         executor: any `concurrent.futures.Executor` to train groups on; None for this process.
         reporter: who is told; True for lines on standard output, with a bar on a terminal, False for silence.
@@ -112,7 +112,7 @@ def grid_search(
     standardize: str = "per-feature",
     dtype: str = "float32",
     device: str = "cpu",
-    group_size: int = GROUP_SIZE,
+    group_size: int | None = None,
     out: Path | str | None = None,
     executor: Executor | None = None,
     reporter: SearchReporter | bool = True,
@@ -163,7 +163,7 @@ def coarse_to_fine(
     standardize: str = "per-feature",
     dtype: str = "float32",
     device: str = "cpu",
-    group_size: int = GROUP_SIZE,
+    group_size: int | None = None,
     out: Path | str | None = None,
     executor: Executor | None = None,
     reporter: SearchReporter | bool = True,
@@ -203,7 +203,7 @@ def resume(
     *,
     test: Part | None = None,
     device: str = "cpu",
-    group_size: int = GROUP_SIZE,
+    group_size: int | None = None,
     executor: Executor | None = None,
     reporter: SearchReporter | bool = True,
 ) -> SearchResult:
@@ -255,13 +255,14 @@ def _search(
     options: dict[str, Any],
     *,
     device: str,
-    group_size: int,
+    group_size: int | None,
     out: Path | str | None,
     executor: Executor | None,
     reporter: SearchReporter | bool,
 ) -> SearchResult:
     """Make the trials of a plan, and the winner."""
-    integer("group_size", group_size, least=1)
+    if group_size is not None:
+        integer("group_size", group_size, least=1)
     find_backend(device)
     train, validation, test = load(parts[0]), load(parts[1]), None if parts[2] is None else load(parts[2])
     check_parts(train, validation, test)

@@ -114,7 +114,7 @@ def train_group(
         **{name: points[0][name] for name in ("batch_size", "optimizer")},
         epochs=epochs,
         standardize=material.standardizer,
-        generator=[trial.shuffles() for trial in trials],
+        **_order_of_rows(trials),
         patience=material.patience,
         device=material.device,
         callbacks=[] if report is None else [_Listener(trials, report)],
@@ -133,6 +133,13 @@ def train_group(
         )
         for m in range(len(trials))
     ]
+
+
+def _order_of_rows(trials: Sequence[Trial]) -> dict[str, Any]:
+    """The Trainer's options: trials of one seed have one order of rows, and minibatches are gathered once for all."""
+    if len({trial.seed for trial in trials}) == 1:
+        return {"shuffle": "shared", "generator": trials[0].shuffles()}
+    return {"generator": [trial.shuffles() for trial in trials]}
 
 
 def make_model(point: dict[str, Any], ends: tuple[int, int], generator: Any, dtype: str = "float32") -> MLP:

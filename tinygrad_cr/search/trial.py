@@ -23,11 +23,11 @@ class Trial:
     Attributes:
         stage, number: both from 1.
         point: the hyperparameters of the space, in the form that rows have.
-        seed: of the stage, even: the stream is the trial's number.
+        seed: of the stage, even: the stream of weights is the trial's number.
 
     >>> trial = Trial(1, 7, {"lr": 0.1}, seed=4)
     >>> trial.weights(), trial.shuffles()
-    (Generator(seed=4, stream=7, draw=0), Generator(seed=5, stream=7, draw=0))
+    (Generator(seed=4, stream=7, draw=0), Generator(seed=5, stream=0, draw=0))
     """
 
     stage: int
@@ -40,8 +40,8 @@ class Trial:
         return Generator(self.seed, stream=self.number)
 
     def shuffles(self) -> Generator:
-        """The source of the order of rows."""
-        return Generator(self.seed + 1, stream=self.number)
+        """The source of the order of rows, which is the same for all trials of a stage."""
+        return Generator(self.seed + 1)
 
     def shape(self) -> Shape:
         """What trials of one population have in common.

@@ -25,7 +25,7 @@ from tinygrad_cr.train import evaluate
 from tinygrad_cr.train.checkpoint import STANDARDIZER, load_standardizer, standardizer_arrays
 
 REPEAT_STAGE = 2**30
-"""Whose seeds the repeated trainings have: no search has so many stages."""
+"""From there on stages have the seeds of repeated trainings: no search has so many."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,9 @@ def load_winner(path: Path, state: Mapping[str, Any] | None) -> Winner | None:
 def _repeat(
     point: dict[str, Any], epochs: int, material: Material, test: Dataset | None, seed: int, repeats: int
 ) -> list[Row]:
-    fresh = stage_seeds(seed, REPEAT_STAGE).training
-    trials = [Trial(REPEAT_STAGE, number, point, fresh) for number in range(1, repeats + 1)]
+    # A seed each, not one for all as in a stage: the luck of the order of rows is to show, too.
+    stages = [(REPEAT_STAGE + number, number) for number in range(1, repeats + 1)]
+    trials = [Trial(stage, number, point, stage_seeds(seed, stage).training) for stage, number in stages]
     rows = []
     for trial, outcome in zip(trials, train_group(trials, material, epochs, keep=True), strict=True):
         valid = outcome.status != DIVERGED and outcome.val_accuracy is not None
