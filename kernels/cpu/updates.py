@@ -17,17 +17,35 @@ from .memory import on_stack, scratch
 from .threads import ELEMENTS_WORTH_SHARING, launch
 
 BLOCK = 1024
+LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e38
+"""Between them a sum of squares of a block may stand in float32: what underflows in it is less than its rounding."""
 BLOCKS_A_CHUNK = 16
 
 
 @reordering_helper
-def _sum_of_squares(values: Array, factor: float) -> float:
+def _own_squares(values: Array, factor: float) -> float:
+    total = values.dtype.type(0)
+    for i in range(values.size):
+        scaled = factor * values[i]
+        total += scaled * scaled
+    return total
+
+
+@reordering_helper
+def _wide_squares(values: Array, factor: float) -> float:
     total = 0.0
     for i in range(values.size):
         # `float` would leave a float32 as it is.
         scaled = np.float64(factor * values[i])
         total += scaled * scaled
     return total
+
+
+@helper
+def _sum_of_squares(values: Array, factor: float) -> float:
+    """Of at most `BLOCK` elements, in their own dtype where nothing overflows or is lost, as it hardly ever is."""
+    total = np.float64(_own_squares(values, factor))
+    return total if LEAST_SQUARES <= total <= MOST_SQUARES else _wide_squares(values, factor)
 
 
 @helper
