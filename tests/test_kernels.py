@@ -172,7 +172,7 @@ def test_norms_are_sums_of_squares_in_float64(kernels: Kernels, kernel: str, siz
     assert np.isfinite(expected).all()
 
 
-def test_norms_of_large_tensors_are_exact_but_for_the_rounding_of_a_block(kernels: Kernels) -> None:
+def test_norms_of_large_tensors_are_exact_but_for_a_few_roundings(kernels: Kernels) -> None:
     """Also where some blocks hold numbers whose squares float32 does not."""
     param = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
     param[3000:7000] *= np.float32(1e-22)
@@ -183,7 +183,7 @@ def test_norms_of_large_tensors_are_exact_but_for_the_rounding_of_a_block(kernel
     arguments["norms"] = np.zeros((2, 2))
     found = call(kernels.name, "sgd", arguments)["norms"][:, 0]
     exact = [np.square(part.astype(np.float64)).sum() for part in (param[:20_000], param[20_000:])]
-    np.testing.assert_allclose(found, exact, rtol=2e-7)
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
 
 
 def test_sgd_without_momentum_leaves_the_velocity_alone(kernels: Kernels) -> None:

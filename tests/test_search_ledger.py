@@ -232,11 +232,11 @@ def test_two_searches_cannot_use_one_ledger(tmp_path):
 def test_a_search_of_another_format_is_refused(folder):
     state = json.loads((folder / SEARCH).read_text())
     (folder / SEARCH).write_text(json.dumps(state | {"format": 99}))
-    with pytest.raises(RunError, match="search format 99, this version reads 1"):
+    with pytest.raises(RunError, match="search format 99, this version reads 2"):
         read(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}'])
 def test_a_broken_description_is_refused(folder, content):
     (folder / SEARCH).write_text(content)
     with pytest.raises(RunError, match=r"search.json is broken"):

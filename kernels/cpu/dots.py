@@ -2,8 +2,8 @@
 
 A tile computes two columns of fifty in the time of sixteen: its vectors hold neighbouring columns. Here they hold
 neighbouring terms of one sum, which so becomes as many chains as a cache line holds numbers, added up in pairs at the
-end. Which columns these are, and how many chains a sum has, depends on the shape of the right factor alone: not on the
-rows that are computed, on the processor, or on whether zeros of the left factor are skipped elsewhere.
+end. Which columns these are, and how many chains a sum or a half of it has (see `affine.forward`), depends on the shape
+of the right factor alone: not on the rows computed, on the processor, or on whether zeros are skipped elsewhere.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from .board import DOTS32, DOTS64
 from .compiling import helper, kernel, primitive
 from .memory import LINE_BYTES, flat, on_stack, scratch
 from .packing import first_lanes, masked_load
-from .tile import FUSED, TALL
+from .tile import ACCUMULATORS, FUSED
 
 ADDRESSES = {types.float32: DOTS32, types.float64: DOTS64}
 """For each dtype, the word of the board that holds the address of its compiled `dots`."""
+ROWS = ACCUMULATORS // 4
+"""Of a tile: with two columns, and vectors half as long as a cache line where there are few registers, all sums fit."""
 LEAST_DEPTH = 64
 """Terms of a sum from which adding up the chains is paid for."""
 
@@ -107,19 +109,19 @@ def _make_dots(rows: int, columns: int) -> Any:
     return some
 
 
-_pair, _pair_of_one, _single, _single_of_one = (_make_dots(*size) for size in ((TALL, 2), (1, 2), (TALL, 1), (1, 1)))
+_pair, _pair_of_one, _single, _single_of_one = (_make_dots(*size) for size in ((ROWS, 2), (1, 2), (ROWS, 1), (1, 1)))
 
 
 @kernel
 def dots(a, b, c, a_row, b_column, depth, c_row, rows, columns):
     """What `times_columns` does, on addresses, for one column or two."""
     i = 0
-    while i + TALL <= rows:
+    while i + ROWS <= rows:
         if columns == 2:
             _pair(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)
         else:
             _single(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)
-        i += TALL
+        i += ROWS
     while i < rows:
         if columns == 2:
             _pair_of_one(further(a, i * a_row), a_row, b, b_column, depth, further(c, i * c_row), c_row)

@@ -13,7 +13,7 @@ from tinygrad_cr.search.trial import Shape, Trial
 GROUP_SIZE = 32
 """Enough for the members of a population to share what a step costs; and a search cut short loses one group."""
 TASK_SIZE = 16
-"""Where several workers want a share of the groups."""
+"""With an executor, whose workers all want a share of the groups."""
 MEMORY = 2**30
 """Bytes that the parameters of a group may take."""
 COPIES = 6

@@ -25,7 +25,8 @@ except ImportError:  # not on POSIX: two processes in one search are then not no
     LOCKS = False
 
 SEARCH, TRIALS, WINNER = "search.json", "trials.jsonl", "winner.safetensors"
-FORMAT = 1
+FORMAT = 2
+"""Rows of 1 were trained in an order of their own each: such a search cannot be gone on with."""
 Key = tuple[int, int, int]
 """Stage, trial and rung; the rung is 0 without successive halving."""
 

@@ -136,7 +136,7 @@ def train_group(
 
 
 def _order_of_rows(trials: Sequence[Trial]) -> dict[str, Any]:
-    """The Trainer's options: trials of one seed have one order of rows, and minibatches are gathered once for all."""
+    """The Trainer's options. Trials of a stage have one order, and one gather serves all; repeats have their own."""
     if len({trial.seed for trial in trials}) == 1:
         return {"shuffle": "shared", "generator": trials[0].shuffles()}
     return {"generator": [trial.shuffles() for trial in trials]}
