@@ -23,7 +23,7 @@ BLOCKS_A_CHUNK = 16
 
 
 @reordering_helper
-def _own_squares(values: Array, factor: float) -> float:
+def _own_squares(values: Array, factor: float) -> Any:
     total = values.dtype.type(0)
     for i in range(values.size):
         scaled = factor * values[i]
