@@ -8,6 +8,7 @@ of the right factor alone: not on the rows computed, on the processor, or on whe
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -20,7 +21,7 @@ from .board import DOTS32, DOTS64
 from .compiling import helper, kernel, primitive
 from .memory import LINE_BYTES, flat, on_stack, scratch
 from .packing import first_lanes, masked_load
-from .tile import ACCUMULATORS, FUSED
+from .tile import ACCUMULATORS, FUSED, summing_loop
 
 ADDRESSES = {types.float32: DOTS32, types.float64: DOTS64}
 """For each dtype, the word of the board that holds the address of its compiled `dots`."""
@@ -81,22 +82,8 @@ def _make_dots(rows: int, columns: int) -> Any:
                     chains = builder.fadd(*halves)
                 return builder.extract_element(chains, _I32(0))
 
-            before = builder.block
-            head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
-            builder.branch(head)
-            builder.position_at_end(head)
-            k, sums = builder.phi(_I64), {ij: builder.phi(vector) for ij in everything}
-            following = builder.add(k, _I64(lanes))
-            builder.cbranch(builder.icmp_signed("<=", following, depth), body, end)
-            builder.position_at_end(body)
-            after = accumulate(sums, k, whole)
-            builder.branch(head)
-            k.add_incoming(_I64(0), before)
-            k.add_incoming(following, body)
-            for ij, phi in sums.items():
-                phi.add_incoming(zero, before)
-                phi.add_incoming(after[ij], body)
-            builder.position_at_end(end)
+            nothing = dict.fromkeys(everything, zero)
+            k, sums = summing_loop(builder, _I64(0), nothing, lanes, depth, partial(accumulate, read=whole))
             mask = first_lanes(builder, lanes, builder.sub(depth, k))
             for (i, j), chains in accumulate(sums, k, rest).items():
                 place = builder.gep(c_data, [builder.add(builder.mul(c_row, _I64(i)), _I64(j))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import binding, ir
@@ -43,6 +45,32 @@ def _begin_on_a_line(module: Any, back: Any) -> None:
     loop = module.add_metadata([_I32(len(module.metadata)), wish])
     loop.operands = (loop, wish)
     back.set_metadata("llvm.loop", loop)
+
+
+def summing_loop(
+    builder: Any, k: Any, sums: dict[Any, Any], steps: int, depth: Any, advance: Callable[[dict[Any, Any], Any], Any]
+) -> tuple[Any, dict[Any, Any]]:
+    """A loop from k on, so many steps at a time while as many are left of `depth`; where it ends, and the sums there.
+
+    advance: writes the instructions that make, of sums and a value of k, the sums `steps` later.
+    """
+    before = builder.block
+    head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    now, running = builder.phi(_I64), {key: builder.phi(value.type) for key, value in sums.items()}
+    following = builder.add(now, _I64(steps))
+    builder.cbranch(builder.icmp_signed("<=", following, depth), body, end)
+    builder.position_at_end(body)
+    after = advance(running, now)
+    _begin_on_a_line(builder.module, builder.branch(head))
+    now.add_incoming(k, before)
+    now.add_incoming(following, body)
+    for key, phi in running.items():
+        phi.add_incoming(sums[key], before)
+        phi.add_incoming(after[key], body)
+    builder.position_at_end(end)
+    return now, running
 
 
 def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: bool, unroll: int = 1) -> Any:
@@ -124,27 +152,10 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
                             after[i, j] = builder.fadd(sums[i, j], builder.fmul(factor, b_vectors[j]))
                 return after
 
-            def loop(k: Any, sums: dict[Any, Any], steps: int) -> tuple[Any, dict[Any, Any]]:
-                """Go on from k, so many steps at a time, as long as there are as many; where that ends."""
-                before = builder.block
-                head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
-                builder.branch(head)
-                builder.position_at_end(head)
-                now, running = builder.phi(_I64), {ij: builder.phi(vector) for ij in everything}
-                following = builder.add(now, _I64(steps))
-                builder.cbranch(builder.icmp_signed("<=", following, depth), body, end)
-                builder.position_at_end(body)
-                after = running
+            def advance(sums: dict[Any, Any], k: Any, steps: int) -> dict[Any, Any]:
                 for ahead in range(steps):
-                    after = accumulate(after, now, ahead)
-                _begin_on_a_line(builder.module, builder.branch(head))
-                now.add_incoming(k, before)
-                now.add_incoming(following, body)
-                for ij, phi in running.items():
-                    phi.add_incoming(sums[ij], before)
-                    phi.add_incoming(after[ij], body)
-                builder.position_at_end(end)
-                return now, running
+                    sums = accumulate(sums, k, ahead)
+                return sums
 
             fma = function("fma", "", vector, vector, vector, vector)
             load = function("masked.load", ".p0", vector, pointer, _I32, flags, vector)
@@ -167,7 +178,7 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
                 phi.add_incoming(before[ij], resume)
             k = _I64(0)
             for steps in sorted({unroll, 1}, reverse=True):
-                k, sums = loop(k, sums, steps)
+                k, sums = summing_loop(builder, k, sums, steps, depth, partial(advance, steps=steps))
 
             for i, j in everything:
                 write(sums[i, j], c_rows[i], j)
