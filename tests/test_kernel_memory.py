@@ -14,7 +14,7 @@ import pytest
 from numba.core.errors import TypingError
 
 from tinygrad_cr.kernels.cpu.board import portable
-from tinygrad_cr.kernels.cpu.memory import LINE_BYTES, STACK_BYTES, flat, on_stack, scratch, shaped
+from tinygrad_cr.kernels.cpu.memory import LINE_BYTES, STACK_BYTES, borrowed, flat, on_stack, scratch, shaped
 
 PRODUCTS = """
 import numpy as np
@@ -108,6 +108,16 @@ def test_a_view_keeps_what_it_shows() -> None:
     view = shape_of_what_goes_out_of_scope(100_000)
     assert view.base is not None
     np.testing.assert_array_equal(view, np.arange(100_000).reshape(2, -1))
+
+
+def test_a_borrowed_array_is_the_same_memory_without_an_owner() -> None:
+    matrix = np.zeros((3, 4))[:, ::2]
+    before = sys.getrefcount(matrix)
+    same, part = numba.njit(lambda a: (borrowed(a), borrowed(a)[1:, 1]))(matrix)
+    assert same.base is part.base is None
+    assert sys.getrefcount(matrix) == before
+    same[1, 1] = part[1] = 1
+    assert (matrix == [[0, 0], [0, 1], [0, 1]]).all()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from ..interface import NO_DROPOUT, Array
 from .board import THREADS, bind, load
 from .compiling import calling_kernel, helper
 from .dots import columns_left, times_columns
-from .memory import flat, keep, on_stack, scratch, shaped
+from .memory import borrowed, flat, keep, on_stack, scratch, shaped
 from .philox import random_lanes
 from .product import (
     CHUNKS_A_THREAD,
@@ -288,17 +288,19 @@ def backward_masked(
 
 @calling_kernel
 def affine(x: Array, w: Array, b: Array, out: Array) -> None:
+    x, w, b, out = borrowed(x), borrowed(w), borrowed(b), borrowed(out)
     forward(x, w, b, (False, out.dtype.type(1), NO_DROPOUT, (0, 0, 0)), out)
 
 
 @calling_kernel
 def affine_backward(dy: Array, x: Array, w: Array, dx: Array | None, dw: Array | None, db: Array | None) -> None:
+    dy, x, w = borrowed(dy), borrowed(x), borrowed(w)
     if dx is not None:
-        _dx(dy, w, dx)
+        _dx(dy, w, borrowed(dx))
     if dw is not None:
-        weight_gradient(x, dy, dw, w, no_update(w))
+        weight_gradient(x, dy, borrowed(dw), w, no_update(w))
     if db is not None:
-        _column_sums(dy, db)
+        _column_sums(dy, borrowed(db))
 
 
 @calling_kernel
@@ -313,6 +315,7 @@ def affine_relu_dropout(
     stream: int,
     out: Array,
 ) -> None:
+    x, w, b, out = borrowed(x), borrowed(w), borrowed(b), borrowed(out)
     forward(x, w, b, (True, out.dtype.type(scale), threshold, (seed, draw, stream)), out)
 
 
@@ -328,11 +331,12 @@ def affine_relu_dropout_backward(
     dw: Array | None,
     db: Array | None,
 ) -> None:
+    dy, x, w, y, dz = borrowed(dy), borrowed(x), borrowed(w), borrowed(y), borrowed(dz)
     if db is None:
         _masked(dy, y, dy.dtype.type(scale), dz, flat(dz), False)
     else:
-        _masked(dy, y, dy.dtype.type(scale), dz, db, True)
+        _masked(dy, y, dy.dtype.type(scale), dz, borrowed(db), True)
     if dx is not None:
-        _dx(dz, w, dx)
+        _dx(dz, w, borrowed(dx))
     if dw is not None:
-        weight_gradient(x, dz, dw, w, no_update(w))
+        weight_gradient(x, dz, borrowed(dw), w, no_update(w))

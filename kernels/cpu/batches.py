@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..interface import Array
 from .board import bind
 from .compiling import helper, kernel
-from .memory import LINE_BYTES, prefetch
+from .memory import LINE_BYTES, borrowed, prefetch
 from .product import middle
 from .threads import ELEMENTS_WORTH_SHARING, launch
 
@@ -38,6 +38,8 @@ def _gather_chunk(
 
 @kernel
 def gather(data: Array, rows: Array, mean: Array, scale: Array, out: Array) -> None:
+    data, rows, out = borrowed(data), borrowed(rows), borrowed(out)
+    mean, scale = borrowed(mean), borrowed(scale)
     # Shared in halves of the columns: the thread that writes a half reads it in the first layer's product.
     groups, shared = (rows.size + ROWS - 1) // ROWS, out.size >= ELEMENTS_WORTH_SHARING
     job = bind(_gather_chunk, (data, rows, mean, scale, out, groups, shared))

@@ -7,7 +7,7 @@ from typing import Any
 from ..interface import NO_DROPOUT, Array
 from .affine import backward, backward_masked, forward, no_update
 from .compiling import calling_kernel, helper
-from .memory import flat, keep, on_stack, scratch, shaped
+from .memory import borrowed, flat, keep, on_stack, scratch, shaped
 
 
 @calling_kernel
@@ -22,7 +22,9 @@ def feed_forward(
     hidden: Array,
     out: Array,
 ) -> None:
-    rows, source, begin, drawn = x.shape[0], flat(x), 0, 0
+    values, hidden, out = borrowed(values), borrowed(hidden), borrowed(out)
+    layers, scales = borrowed(layers), borrowed(scales)
+    rows, source, begin, drawn = x.shape[0], flat(borrowed(x)), 0, 0
     for k in range(layers.shape[0]):
         w, b, inputs, outputs, threshold = layers[k]
         end = begin + rows * outputs
@@ -79,6 +81,8 @@ def feed_forward_backward(
     gradients: Array,
     dx: Array | None,
 ) -> None:
+    dy, x, hidden, out = borrowed(dy), borrowed(x), borrowed(hidden), borrowed(out)
+    values, gradients, layers, scales = borrowed(values), borrowed(gradients), borrowed(layers), borrowed(scales)
     rows, widest = x.shape[0], 0
     for k in range(layers.shape[0]):
         widest = max(widest, layers[k, 3])
@@ -96,6 +100,6 @@ def feed_forward_backward(
     if dx is None:
         _backward(layers[0], scales[0], rows, values, gradients, (above, flat(x), y), spare, spare, False)
     else:
-        _backward(layers[0], scales[0], rows, values, gradients, (above, flat(x), y), spare, flat(dx), True)
+        _backward(layers[0], scales[0], rows, values, gradients, (above, flat(x), y), spare, flat(borrowed(dx)), True)
     keep(spare)
     keep(other)

@@ -10,7 +10,7 @@ from numba.extending import overload
 
 from ..interface import Array
 from .compiling import kernel
-from .memory import flat
+from .memory import borrowed, flat
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693145751953125), np.float32(1.42860682030941723e-6)
@@ -55,6 +55,7 @@ def _exponentials_float64(values):
 
 @kernel
 def softmax_cross_entropy(logits: Array, labels: Array, weights: Array | None, loss: Array, dlogits: Array) -> None:
+    logits, labels, dlogits = borrowed(logits), borrowed(labels), borrowed(dlogits)
     n, classes = logits.shape
     total_weight = float(n)
     if weights is not None:

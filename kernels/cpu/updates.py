@@ -13,7 +13,7 @@ import numpy as np
 from ..interface import NEGLIGIBLE, Array
 from .board import bind
 from .compiling import helper, kernel, reordering_helper
-from .memory import on_stack, scratch
+from .memory import borrowed, on_stack, scratch
 from .threads import ELEMENTS_WORTH_SHARING, launch
 
 BLOCK = 1024
@@ -157,6 +157,8 @@ def sgd(
     nesterov: bool,
     norms: Array | None,
 ) -> None:
+    param, grad, velocity = borrowed(param), borrowed(grad), borrowed(velocity)
+    spans, l2 = borrowed(spans), borrowed(l2)
     rates = float(lr), float(momentum), nesterov
     if norms is None:
         sgd_spans(param, grad, velocity, spans, l2, rates, np.empty((0, 0), np.float64))
@@ -223,6 +225,8 @@ def adam(
     step: int,
     norms: Array | None,
 ) -> None:
+    param, grad, mean, square = borrowed(param), borrowed(grad), borrowed(mean), borrowed(square)
+    spans, l2, decay = borrowed(spans), borrowed(l2), borrowed(decay)
     rates = float(lr), float(beta1), float(beta2), float(eps)
     if norms is None:
         none = np.empty((0, 0), np.float64)
