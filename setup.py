@@ -26,7 +26,10 @@ PLAIN = bool(os.environ.get("TINYGRAD_CR_PLAIN") or {"editable_wheel", "develop"
 
 
 class BuildEngine(build_ext):
-    """Compile what compiles; a module that does not is left to Python, with a warning."""
+    """Compile all modules; where one does not compile, all are left to Python, with a warning.
+
+    Compiled modules read each other's structures, which are none where Python runs the file.
+    """
 
     def build_extensions(self) -> None:
         """Every module to C, one after the other; then C to machine code, as many at a time as there are cores."""
@@ -44,6 +47,10 @@ class BuildEngine(build_ext):
             except Exception as problem:  # told when its turn comes, where setuptools takes it for a warning
                 self.problems[extension.name] = problem
         super().build_extensions()
+        built = [Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions]
+        if not all(path.is_file() for path in built):
+            for path in built:
+                path.unlink(missing_ok=True)
 
     def build_extension(self, extension: Extension) -> None:
         """One module, from C."""

@@ -77,8 +77,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for parameter in self.flat.parameters:
-            parameter.grad = None
+        self.flat.clear()
 
     def forget(self, m: int) -> None:
         """Let member m of a population begin anew: what was remembered of its gradients is 0 again.

@@ -58,12 +58,8 @@ class FeedForward:
         n, inputs = shape
         if inputs != self._inputs or n > self._most_rows or not rows.flags.c_contiguous:
             return None
-        for own, weight, weights, bias, biases in self._memory:
-            # Somebody may have put another tensor, another array, or a forward of the instance's own there.
-            if own["weight"] is not weight or weight.data is not weights or not weight.requires_grad:
-                return None
-            if own["bias"] is not bias or bias.data is not biases or not bias.requires_grad or "forward" in own:
-                return None
+        if not self._unchanged():
+            return None
         for layer, dropout, mode, training in self._plan[0]:
             if layer.training is not training or layer.dropout is not dropout or layer.mode is not mode:
                 self._plan = self._planned()
@@ -96,6 +92,15 @@ class FeedForward:
         """Whether it can be called at all."""
         return bool(self._affine)
 
+    def _unchanged(self) -> bool:
+        """Whether nobody put another tensor, another array, or a forward of the instance's own into a layer."""
+        for own, weight, weights, bias, biases in self._memory:
+            if own["weight"] is not weight or weight.data is not weights or not weight.requires_grad:
+                return False
+            if own["bias"] is not bias or bias.data is not biases or not bias.requires_grad or "forward" in own:
+                return False
+        return True
+
     def _planned(self) -> tuple[list[Any], Array, Array, Any, list[Any]]:
         """How dropout is set, layers and scales as kernels take them, the first layer that drops, and the others."""
         known, dropping = [], []
@@ -117,7 +122,7 @@ class _WayBack:
     def __init__(self, parameters: list[Any], flat: FlatParameters) -> None:
         self.parameters, self.kernels = parameters, flat.backend
         self.values, self.gradients = flat.values, flat.gradients
-        self.views = [parameter.grad_view for parameter in parameters]
+        self.places = [(parameter, parameter.grad_view) for parameter in parameters]
         spans = {id(p): span for p, span in zip(flat.parameters, flat.spans.tolist(), strict=True)}
         self.spans = [spans[id(p)] for p in parameters]
 
@@ -127,26 +132,31 @@ class _WayBack:
         """The gradient of x, if it is wanted; those of parameters are left where they belong, in one walk over them."""
         if tape.capturing:
             tape.refuse("the way back through a network that was computed outside")
-        kernels, parameters, gradients = self.kernels, self.parameters, self.gradients
+        kernels, gradients = self.kernels, self.gradients
         if g.shape != out.shape or not g.flags.c_contiguous:
             g = kernels.xp.ascontiguousarray(g).reshape(out.shape)
         dx = None if x is None or not x.requires_grad else kernels.xp.empty(rows.shape, rows.dtype)
-        # The first gradients since they were cleared are written where they stay, see `tape.destination`.
-        first = True
-        for parameter, view in zip(parameters, self.views):  # noqa: B905 - on the hot path; they are of one length
-            if parameter.grad is not None or parameter.grad_view is not view or not parameter.requires_grad:
-                first = False
+        first = self._first()
         if not first:
             gradients = kernels.xp.empty_like(gradients)
         kernels.feed_forward_backward(g, rows, self.values, layers, scales, hidden, out, gradients, dx)
-        if first:
-            for parameter in parameters:
-                parameter.grad = parameter.grad_view
-        else:
-            for parameter, (start, stop) in zip(parameters, self.spans, strict=True):
+        if not first:
+            for parameter, (start, stop) in zip(self.parameters, self.spans, strict=True):
                 if parameter.requires_grad:
                     tape.accumulate(parameter, gradients[start:stop].reshape(parameter.shape), owned=False)
         return () if x is None else (dx,)
+
+    def _first(self) -> bool:
+        """Whether gradients are the first since they were cleared, and stay where they are written.
+
+        If so, parameters have them from now on, and the caller promises to write them, see `tape.destination`.
+        """
+        for parameter, place in self.places:
+            if parameter.grad is not None or parameter.grad_view is not place or not parameter.requires_grad:
+                return False
+        for parameter, place in self.places:
+            parameter.grad = place
+        return True
 
 
 def _affine_layers(layers: Sequence[Module], flat: FlatParameters) -> list[Affine]:

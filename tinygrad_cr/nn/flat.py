@@ -59,8 +59,8 @@ class FlatParameters:
 
     def member(self, m: int, named: Mapping[str, Parameter]) -> FlatParameters:
         """The buffers of one member: views, of which these parameters become views."""
-        own = object.__new__(FlatParameters)
-        vars(own).update(vars(self))
+        own = FlatParameters.__new__(FlatParameters)
+        own.names, own.spans, own.backend = self.names, self.spans, self.backend
         own.members, own.parameters, own._pairs = None, list(named.values()), []
         own.values, own.gradients = self.values[m], self.gradients[m]
         for parameter, whole in zip(own.parameters, self.parameters, strict=True):
@@ -106,6 +106,11 @@ class FlatParameters:
             if not parameter.requires_grad:
                 return False
         return True
+
+    def clear(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def intact(self) -> bool:
         """Whether every parameter still lives in this buffer."""
