@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from at_root import ROOT
-from bench import ensembles, search
+from bench import ensembles, search, worker
 from bench.contestants.ours import Compiled
 from bench.inputs import make_inputs
 from bench.report import cliffs, ways
@@ -72,6 +72,21 @@ def test_blocks_of_steps_train_as_a_call_a_step_does_bit_for_bit() -> None:
         assert block.epoch() == single.epoch()
     for name, value in block.model.state_dict().items():
         np.testing.assert_array_equal(value, single.model.state_dict()[name])
+
+
+def test_a_moment_of_noise_chooses_no_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first turns of what is the fastest fall into it; one that fails once is out.
+    taken = {"fast": [9.0, 9.0, 1.0], "slow": [2.0, 2.0, 2.0], "failing": [0.5]}
+    session = worker.Session("eager")
+    monkeypatch.setattr(session, "_block", lambda name: lambda: taken[name].pop(0))
+    monkeypatch.setattr(worker, "blocks", lambda block, seconds, least: [block()])
+    for times in taken.values():
+        times.insert(0, 99.0)  # the block that compiles
+    ways: Any = {name: lambda name=name: name for name in taken}
+    ready, tuned, broken = session._tried(ways, 1.0)
+    assert tuned == {"fast": 1.0, "slow": 2.0}
+    assert set(broken) == {"failing"}
+    assert ready["fast"][0] == "fast"
 
 
 def test_each_way_of_calling_ours_is_printed_with_its_time() -> None:
