@@ -16,7 +16,8 @@ import pytest
 import setuptools
 
 import tinygrad_cr
-from tinygrad_cr import Tensor, ops, tape
+from tinygrad_cr import Tensor, nn, ops, tape
+from tinygrad_cr.nn.feed_forward import FeedForward
 
 ROOT = Path(__file__).resolve().parents[1]
 """Where setup.py lies."""
@@ -58,9 +59,10 @@ def test_signatures_are_those_that_were_written() -> None:
     assert list(inspect.signature(ops.cross_entropy).parameters) == ["logits", "labels", "weights"]
 
 
-def test_nodes_and_tensors_are_structures_where_they_are_compiled() -> None:
-    found = [inspect.isgetsetdescriptor(attribute) for attribute in (tape.Node.vjp, Tensor.data, Tensor.requires_grad)]
-    assert found == [COMPILED] * 3
+def test_parts_of_the_engine_are_structures_where_they_are_compiled() -> None:
+    attributes = [(tape.Node, "vjp"), (Tensor, "data"), (nn.FlatParameters, "values"), (FeedForward, "layers")]
+    found = [inspect.isgetsetdescriptor(getattr(part, name, None)) for part, name in attributes]
+    assert found == [COMPILED] * 4
 
 
 LONG = """

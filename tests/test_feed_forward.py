@@ -553,6 +553,44 @@ def test_the_way_back_through_a_network_from_outside_is_not_captured(outside: st
         tinygrad_cr.compile(step)()
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_network_that_remembers_its_output_can_be_copied(copied: Callable[[Any], Any]) -> None:
+    model = network()
+    model.layers[0].latest = model(data())
+    twin = copied(model)
+    for each in (model, twin):
+        each.layers[0].latest.backward(np.ones((7, 3), "float32"))
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert one.grad is not None
+        assert one.grad is not other.grad
+        np.testing.assert_array_equal(one.grad, other.grad)
+
+
+def test_a_way_back_that_failed_leaves_no_gradients() -> None:
+    model = network(dropout=0.0)
+    ops.cross_entropy(model(data()), LABELS).backward()
+    wanted = [parameter.grad.copy() for parameter in model.parameters()]
+    model.flat().clear()
+    model.flat().gradients[:] = 7
+    loss = ops.cross_entropy(model(data()), LABELS)
+    kernels = backend("cpu")
+    own = kernels.feed_forward_backward
+
+    def fail(*args: Any) -> None:
+        raise MemoryError
+
+    try:
+        kernels.feed_forward_backward = fail
+        with pytest.raises(MemoryError):
+            loss.backward(retain_graph=True)
+    finally:
+        kernels.feed_forward_backward = own
+    assert [parameter.grad for parameter in model.parameters()] == [None] * len(wanted)
+    loss.backward()
+    for parameter, grad in zip(model.parameters(), wanted, strict=True):
+        np.testing.assert_array_equal(parameter.grad, grad)
+
+
 def remembers_its_output(model: nn.MLP, loss: Tensor) -> None:
     model.layers[0].latest = loss
 

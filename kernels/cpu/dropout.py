@@ -6,7 +6,7 @@ import numpy as np
 
 from ..interface import Array
 from .compiling import kernel
-from .memory import on_stack, scratch
+from .memory import borrowed, on_stack, scratch
 from .philox import random_lanes
 
 BLOCKS = 64
@@ -28,6 +28,7 @@ def relu_backward(dy: Array, y: Array, dx: Array) -> None:
 
 @kernel
 def dropout(x: Array, threshold: int, scale: float, seed: int, draw: int, stream: int, out: Array) -> None:
+    x, out = borrowed(x), borrowed(out)
     zero = x.dtype.type(0)
     factor = x.dtype.type(scale)
     # The threshold reaches 65536, one more than 16 bits hold: compare with "at most threshold - 1".

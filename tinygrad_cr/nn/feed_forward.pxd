@@ -18,3 +18,6 @@ cdef class _WayBack:
 
     @cython.locals(parameter=Tensor)
     cpdef bint _first(self)
+
+    @cython.locals(parameter=Tensor)
+    cpdef _keep(self)

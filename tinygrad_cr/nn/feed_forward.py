@@ -87,6 +87,9 @@ class FeedForward:
             result.requires_grad = True
         return result
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeedForward, (self.layers, self.flat)
+
     @property
     def fits(self) -> bool:
         """Whether it can be called at all."""
@@ -126,6 +129,15 @@ class _WayBack:
         spans = {id(p): span for p, span in zip(flat.parameters, flat.spans.tolist(), strict=True)}
         self.spans = [spans[id(p)] for p in parameters]
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A model that remembers what it returned is copied with its graph.
+        names = ("parameters", "kernels", "values", "gradients", "places", "spans")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def __call__(
         self, x: Tensor | None, rows: Array, layers: Array, scales: Array, hidden: Array, out: Array, g: Array
     ) -> tuple[Array | None, ...]:
@@ -140,23 +152,25 @@ class _WayBack:
         if not first:
             gradients = kernels.xp.empty_like(gradients)
         kernels.feed_forward_backward(g, rows, self.values, layers, scales, hidden, out, gradients, dx)
-        if not first:
+        if first:
+            self._keep()
+        else:
             for parameter, (start, stop) in zip(self.parameters, self.spans, strict=True):
                 if parameter.requires_grad:
                     tape.accumulate(parameter, gradients[start:stop].reshape(parameter.shape), owned=False)
         return () if x is None else (dx,)
 
     def _first(self) -> bool:
-        """Whether gradients are the first since they were cleared, and stay where they are written.
-
-        If so, parameters have them from now on, and the caller promises to write them, see `tape.destination`.
-        """
+        """Whether gradients are the first since they were cleared, and stay where they are written."""
         for parameter, place in self.places:
             if parameter.grad is not None or parameter.grad_view is not place or not parameter.requires_grad:
                 return False
+        return True
+
+    def _keep(self) -> None:
+        """Give parameters the gradients that were written. Not before: where the kernel failed there are none."""
         for parameter, place in self.places:
             parameter.grad = place
-        return True
 
 
 def _affine_layers(layers: Sequence[Module], flat: FlatParameters) -> list[Affine]:
