@@ -129,14 +129,10 @@ class _WayBack:
         spans = {id(p): span for p, span in zip(flat.parameters, flat.spans.tolist(), strict=True)}
         self.spans = [spans[id(p)] for p in parameters]
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A model that remembers what it returned is copied with its graph.
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        # A model that remembers what it returned is copied with its graph. No attributes but those of a structure.
         names = ("parameters", "kernels", "values", "gradients", "places", "spans")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+        return None, {name: getattr(self, name) for name in names}
 
     def __call__(
         self, x: Tensor | None, rows: Array, layers: Array, scales: Array, hidden: Array, out: Array, g: Array
