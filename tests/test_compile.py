@@ -142,6 +142,34 @@ def test_norms_of_every_step_have_the_eager_bits(
     assert found[0] == found[1]
 
 
+def of_scan_and_eager(threads: int, x: Any, y: Any, make: Any, factor: float = 1.0, **options: Any) -> list[bytes]:
+    """The weights and velocities after some steps, eager on one thread, and those of a scan on so many."""
+    before, found = tinygrad_cr.get_num_threads(), []
+    try:
+        for number in (1, threads):
+            tinygrad_cr.set_num_threads(min(number, usable_cores()))
+            model = nn.MLP(generator=0, **options)
+            optimizer = make(model)
+
+            def step(x: Any, model: Any = model, optimizer: Any = optimizer) -> Tensor:
+                optimizer.zero_grad()
+                loss = ops.cross_entropy(model(Tensor(x)), y)
+                (loss * factor).backward()
+                optimizer.step()
+                return loss
+
+            if found:
+                tinygrad_cr.compile(step).scan(x)
+            else:
+                for part in x:
+                    step(part)
+            state = optimizer.state_dict()
+            found.append(model.flat().values.tobytes() + b"".join(np.asarray(state[name]).tobytes() for name in state))
+    finally:
+        tinygrad_cr.set_num_threads(before)
+    return found
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
@@ -150,27 +178,32 @@ def test_norms_of_every_step_have_the_eager_bits(
 def test_a_scan_of_dense_layers_has_the_eager_bits(sizes: list[int], rows: int, threads: int, dtype: str) -> None:
     """Gradients that no step but the last one keeps, of factors that are packed, or with columns left over."""
     x = Generator(3).normal((4, rows, sizes[0])).astype(dtype)
-    y = np.arange(rows) % sizes[-1]
-    before, found = tinygrad_cr.get_num_threads(), []
-    try:
-        for number in (1, threads):
-            tinygrad_cr.set_num_threads(min(number, usable_cores()))
-            training = Training()
-            training.model = nn.MLP(sizes, generator=0, dtype=dtype)
-            training.optimizer = optim.SGD(training.model, 0.01, 0.9)
+    eager, scanned = of_scan_and_eager(
+        threads, x, np.arange(rows) % sizes[-1], lambda model: optim.SGD(model, 0.01, 0.9), sizes=sizes, dtype=dtype
+    )
+    assert scanned == eager
 
-            def step(x: Any, training: Training = training) -> Tensor:
-                return training.step(Tensor(x), y)
 
-            if found:
-                tinygrad_cr.compile(step).scan(x)
-            else:
-                for part in x:
-                    step(part)
-            found.append(training.values())
-    finally:
-        tinygrad_cr.set_num_threads(before)
-    assert found[0] == found[1]
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("factor", [1.0, 1e-30], ids=["", "negligible"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov"])
+@pytest.mark.parametrize(
+    ("sizes", "rows"), [([785, 107, 10], 130), ([528, 256, 10], 128), ([40, 300, 600, 9], 70)], ids=str
+)
+def test_a_scan_of_layers_with_dropout_has_the_eager_bits(
+    sizes: list[int], rows: int, name: str, factor: float, threads: int, dtype: str
+) -> None:
+    """Gradients whose zeros are skipped, and which update weights before they are anywhere in memory.
+
+    With a small factor, velocities are negligible but for the last step, and count as nothing there.
+    """
+    x = Generator(3).normal((4, rows, sizes[0])).astype(dtype)
+    x[-1] *= 1 if factor == 1 else 1000
+    eager, scanned = of_scan_and_eager(
+        threads, x, np.arange(rows) % sizes[-1], OPTIMIZERS[name], factor, sizes=sizes, dropout=0.5, dtype=dtype
+    )
+    assert scanned == eager
 
 
 def test_optimizer_and_generator_are_left_where_eager_steps_leave_them() -> None:

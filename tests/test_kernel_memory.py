@@ -67,7 +67,8 @@ for dtype in ("float32", "float64"):
         kernels.affine_backward(dy, x, w, dx, dw, db)
         kernels.affine(x, w, b, y)
         kernels.affine_relu_dropout(x, w, b, 32768, 2.0, 0, 0, 0, y)
-        kernels.affine_relu_dropout_backward(dy, x, w, y, 2.0, dz, dx, dw, db)
+        for wanted in (dx, None):
+            kernels.affine_relu_dropout_backward(dy, x, w, y, 2.0, dz, wanted, dw, db)
         # Two layers, i -> o -> o, each array and each buffer at an edge.
         layers = np.array([[o, 0, i, o, 32768], [o + i * o, o + i * o + o * o, o, o, 0]])
         values, gradients = (at_the_edge(dtype, o + i * o + o * o + o) for _ in range(2))

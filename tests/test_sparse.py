@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_cr
-from calls import Maker, Size, assert_like_reference, call
+from calls import TOLERANCE, Maker, Size, assert_like_reference, call
 from tinygrad_cr.kernels.cpu.sparse import LEAST, LEAST_VECTORS, MOST_NONZERO, worth_skipping
 from tinygrad_cr.kernels.cpu.threads import usable_cores
 from tinygrad_cr.kernels.cpu.tile import VECTOR_BYTES
@@ -117,6 +117,64 @@ def test_zero_times_infinity_is_not_skipped(dtype: Any, size: Size, sparse: str,
                 factor.reshape(-1)[place] = value
                 with np.errstate(invalid="ignore"):
                     assert_like_reference("cpu", kernel, given | {name: factor}, max(size))
+
+
+def gated(dtype: Any, size: Size, nonzero: float = 0.25) -> dict[str, Any]:
+    """Arguments of the fused backward kernel, of a first layer: nobody asks for dx."""
+    given = Maker(dtype).affine_relu_dropout_backward(size) | {"dx": None}
+    given["y"][Maker(dtype, 1).rng.random(given["y"].shape) >= 2 * nonzero] = 0
+    return given
+
+
+@every_size
+@both_dtypes
+@pytest.mark.parametrize("nonzero", [0.0, 0.02, 0.25])
+def test_a_gradient_that_is_turned_at_once_has_the_same_bits(dtype: Any, size: Size, nonzero: float) -> None:
+    given = gated(dtype, size, nonzero)
+    found = call("cpu", "affine_relu_dropout_backward", given)
+    # What asks for dx as well writes dz as it is, and then its transpose.
+    with_dx = call("cpu", "affine_relu_dropout_backward", given | {"dx": np.empty_like(given["x"])})
+    for name in ("dw", "db"):
+        assert_same_bits(found[name], with_dx[name])
+
+
+@every_size
+@both_dtypes
+def test_a_gradient_that_is_turned_at_once_equals_reference(dtype: Any, size: Size) -> None:
+    given = gated(dtype, size)
+    wanted = call("reference", "affine_relu_dropout_backward", given)
+    found = call("cpu", "affine_relu_dropout_backward", given)
+    for name in ("dw", "db"):
+        limit = TOLERANCE[np.dtype(dtype)] * max(size) ** 0.5
+        np.testing.assert_allclose(found[name], wanted[name], rtol=limit, atol=limit, err_msg=name)
+
+
+@both_dtypes
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_reaches_a_unit_that_was_off_goes_nowhere(dtype: Any, value: float) -> None:
+    given = gated(dtype, Size(130, 200, 107))
+    off, on = np.argwhere(given["y"] == 0)[0], np.argwhere(given["y"] > 0)[-1]
+    given["dy"][tuple(off)] = value
+    found = call("cpu", "affine_relu_dropout_backward", given)
+    assert np.isfinite(found["dw"]).all()
+    assert np.isfinite(found["db"]).all()
+    given["dy"][tuple(on)] = value
+    reached = call("cpu", "affine_relu_dropout_backward", given)
+    unit = np.arange(107) == on[1]
+    np.testing.assert_array_equal(np.isfinite(reached["dw"]), np.broadcast_to(~unit, found["dw"].shape))
+    np.testing.assert_array_equal(np.isfinite(reached["db"]), ~unit)
+
+
+@several_cores
+@every_size
+@both_dtypes
+def test_any_number_of_threads_turns_a_gradient_to_the_same_bits(dtype: Any, size: Size) -> None:
+    given, found = gated(dtype, size), []
+    for number in range(1, usable_cores() + 1):
+        tinygrad_cr.set_num_threads(number)
+        found.append(call("cpu", "affine_relu_dropout_backward", given))
+        for name in ("dw", "db"):
+            assert_same_bits(found[-1][name], found[0][name])
 
 
 @several_cores

@@ -28,7 +28,7 @@ from .product import (
 from .sparse import MOST_NONZERO, sparse_times, wide_group_of, wide_panels, worth_skipping
 from .threads import ELEMENTS_WORTH_SHARING, launch
 from .tile import TALL
-from .weights import weight_gradient
+from .weights import gated_weight_gradient, weight_gradient
 
 MASK_ELEMENTS = 2048
 """Elements whose masks are drawn at a time: their random numbers stay in the first-level cache."""
@@ -240,7 +240,9 @@ def _masked_chunk(
 @helper
 def _masked(dy: Array, y: Array, factor: float, dz: Array, db: Array, wanted: bool) -> None:
     shared, columns = dy.size >= ELEMENTS_WORTH_SHARING, dy.shape[1]
-    group = panel_width(dz) if shared else max(1, columns)
+    panel, threads = panel_width(dz), load(THREADS)
+    # In as few pieces of rows as there are threads: short ones take longer to begin than to end.
+    group = (columns + panel * threads - 1) // (panel * threads) * panel if shared else max(1, columns)
     chunks = (columns + group - 1) // group
     launch(bind(_masked_chunk, (dy, y, factor, dz, db, wanted, group)), chunks, shared)
 
@@ -280,6 +282,8 @@ def backward_masked(
     update: Any,
 ) -> None:
     """`affine_relu_dropout_backward` with dw and db, and the update as `backward`."""
+    if not dx_wanted and gated_weight_gradient(x, dy, y, factor, dw, db, w, update):
+        return
     _masked(dy, y, factor, dz, db, True)
     if dx_wanted:
         _dx(dz, w, dx)
@@ -332,10 +336,14 @@ def affine_relu_dropout_backward(
     db: Array | None,
 ) -> None:
     dy, x, w, y, dz = borrowed(dy), borrowed(x), borrowed(w), borrowed(y), borrowed(dz)
+    factor = dy.dtype.type(scale)
+    if dx is None and dw is not None and db is not None:
+        backward_masked(dy, x, w, y, factor, dz, dz, False, borrowed(dw), borrowed(db), no_update(w))
+        return
     if db is None:
-        _masked(dy, y, dy.dtype.type(scale), dz, flat(dz), False)
+        _masked(dy, y, factor, dz, flat(dz), False)
     else:
-        _masked(dy, y, dy.dtype.type(scale), dz, borrowed(db), True)
+        _masked(dy, y, factor, dz, borrowed(db), True)
     if dx is not None:
         _dx(dz, w, borrowed(dx))
     if dw is not None:

@@ -20,7 +20,7 @@ from .addresses import caller, further, publish
 from .board import DOTS32, DOTS64
 from .compiling import helper, kernel, primitive
 from .memory import LINE_BYTES, flat, on_stack, scratch
-from .packing import first_lanes, masked_load
+from .squares import first_lanes, masked_load
 from .tile import ACCUMULATORS, FUSED, summing_loop
 
 ADDRESSES = {types.float32: DOTS32, types.float64: DOTS64}

@@ -6,35 +6,15 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from ..interface import Array
 from .compiling import helper, primitive
 from .memory import LINE_BYTES, prefetch
+from .squares import first_lanes, gate_some, gate_square, masked_load, transpose_some, transpose_square
 from .tile import VECTOR_BYTES, lanes_of
 
 ROWS_AHEAD = 4
 """How far ahead of the copy rows are asked for."""
-
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-
-
-def masked_load(builder: Any, vector: Any, bits: int, place: Any, mask: Any) -> Any:
-    """A vector from memory; where the mask is not set, nothing is read, and there is 0."""
-    lanes, pointer = vector.count, vector.as_pointer()
-    kind = ir.FunctionType(vector, [pointer, _I32, ir.VectorType(ir.IntType(1), lanes), vector])
-    load = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{lanes}f{bits}.p0")
-    zero = ir.Constant(vector, [0.0] * lanes)
-    return builder.call(load, [builder.bitcast(place, pointer), _I32(bits // 8), mask, zero])
-
-
-def first_lanes(builder: Any, lanes: int, count: Any) -> Any:
-    """A mask of the first `count` elements of a vector, all if it has no more."""
-    numbers = ir.VectorType(_I32, lanes)
-    nothing = ir.Constant(numbers, ir.Undefined)
-    first = builder.insert_element(nothing, builder.trunc(count, _I32), _I32(0))
-    width = builder.shuffle_vector(first, nothing, ir.Constant(numbers, [0] * lanes))
-    return builder.icmp_signed("<", ir.Constant(numbers, list(range(lanes))), width)
 
 
 def _make_copy(masked: bool) -> Any:
@@ -113,69 +93,6 @@ def pack(
             _copy_some(b, start + j, width - j, panels, place)
 
 
-def _make_transposition(masked: bool) -> Any:
-    """The function that transposes a square, as many rows as a vector has elements, in registers.
-
-    In step d = 1, 2, 4, ... rows i and i + d exchange the elements in which their positions differ by bit d.
-
-    masked: beyond `rows` and `columns` it is 0; otherwise it is whole, and neither is asked for.
-    """
-
-    @primitive
-    def transpose(
-        typing_context: Any,
-        b: Any,
-        b_start: Any,
-        b_row: Any,
-        rows: Any,
-        columns: Any,
-        panel: Any,
-        panel_start: Any,
-        pitch: Any,
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            lanes = VECTOR_BYTES * 8 // b.dtype.bitwidth
-            align = b.dtype.bitwidth // 8
-            vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
-
-            def rows_of(i: int, start: Any, row: Any) -> list[Any]:
-                data = builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [start])
-                steps = [builder.mul(row, _I64(k)) for k in range(lanes)]
-                return [builder.bitcast(builder.gep(data, [step]), vector.as_pointer()) for step in steps]
-
-            inside = first_lanes(builder, lanes, args[4])
-            rows = []
-            for k, place in enumerate(rows_of(0, args[1], args[2])):
-                if masked:
-                    there = builder.icmp_signed("<", _I64(k), args[3])
-                    mask = builder.select(there, inside, ir.Constant(inside.type, [0] * lanes))
-                    rows.append(masked_load(builder, vector, b.dtype.bitwidth, place, mask))
-                else:
-                    rows.append(builder.load(place, align=align))
-            d = 1
-            while d < lanes:
-                upper = [k if not k & d else lanes + k - d for k in range(lanes)]
-                lower = [k + d if not k & d else lanes + k for k in range(lanes)]
-                for i in range(lanes):
-                    if not i & d:
-                        pair = rows[i], rows[i + d]
-                        for target, order in ((i, upper), (i + d, lower)):
-                            chosen = ir.Constant(ir.VectorType(_I32, lanes), order)
-                            rows[target] = builder.shuffle_vector(*pair, chosen)
-                d *= 2
-            for value, place in zip(rows, rows_of(5, args[6], args[7]), strict=True):
-                builder.store(value, place, align=align)
-            return context.get_dummy_value()
-
-        n = types.int64
-        return types.void(b, n, n, n, n, panel, n, n), generate
-
-    return transpose
-
-
-_transpose_square, _transpose_some = _make_transposition(masked=False), _make_transposition(masked=True)
-
-
 @helper
 def pack_transposed(b: Array, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> None:
     """Copy ``b.T[top : top + depth, left : left + width]`` into rows of `pitch` elements, in whole squares.
@@ -191,7 +108,27 @@ def pack_transposed(b: Array, top: int, depth: int, left: int, width: int, panel
         for k in range(0, depth, lanes):
             start = (left + j) * row + top + k
             if j + lanes <= width and k + lanes <= depth:
-                _transpose_square(b, start, row, lanes, lanes, panel, k * pitch + j, pitch)
+                transpose_square(b, start, row, lanes, lanes, panel, k * pitch + j, pitch)
             else:
-                _transpose_some(b, start, row, width - j, depth - k, panel, k * pitch + j, pitch)
+                transpose_some(b, start, row, width - j, depth - k, panel, k * pitch + j, pitch)
         j -= lanes
+
+
+@helper
+def pack_gated(
+    dy: Array, y: Array, factor: float, left: int, width: int, sums: Array, panel: Array, start: int, pitch: int
+) -> None:
+    """``(dy * factor where y > 0).T`` for some columns, to rows of `panel` from element `start` on, in whole squares.
+
+    sums: receives the sums of these columns, in the order of the rows, and has room for whole vectors.
+    """
+    lanes = lanes_of(dy)
+    rows, row = dy.shape
+    sums[: (width + lanes - 1) // lanes * lanes] = 0
+    for j in range(0, rows, lanes):
+        for k in range(0, width, lanes):
+            begin, target = j * row + left + k, start + k * pitch + j
+            if j + lanes <= rows and k + lanes <= width:
+                gate_square(dy, y, factor, begin, row, lanes, lanes, sums, k, panel, target, pitch)
+            else:
+                gate_some(dy, y, factor, begin, row, rows - j, width - k, sums, k, panel, target, pitch)

@@ -10,7 +10,7 @@ from ..interface import Array
 from .board import THREADS, bind, load
 from .compiling import helper
 from .memory import flat, keep, on_stack, scratch, shaped
-from .packing import pack, pack_transposed
+from .packing import pack, pack_gated, pack_transposed
 from .product import (
     CHUNKS_A_THREAD,
     NARROW,
@@ -33,6 +33,7 @@ from .sparse import (
     worth_skipping,
     write_words,
 )
+from .squares import update_some, update_square
 from .threads import launch
 from .tile import ACCUMULATORS, TALL, lanes_of
 from .updates import step
@@ -65,6 +66,8 @@ COLUMNS_AT_ONCE = 256
 """Of dW that are updated at a time."""
 FEATURES_TOGETHER = 16
 """Whose rows of dW one thread computes."""
+DENSE, SPARSE_X, SPARSE_DY = range(3)
+"""Ways to compute dW."""
 
 
 @helper
@@ -102,6 +105,26 @@ def _update(w: Array, update: Any, rows: Any, columns: Any, found: Array, begin:
         start, place = (first + i) * w.shape[1] + left, begin + i * pitch
         own = found[place : place + length]
         step(weights[start : start + length], own, speed[start : start + length], penalty, rate, momentum, nesterov)
+
+
+@helper
+def _update_turned(w: Array, update: Any, rows: Any, columns: Any, found: Array) -> None:
+    """`_update` of a block of w, whose gradient is turned in registers.
+
+    found: the transpose of it, with room for whole squares. The block in memory, turned and then read again, took a
+    quarter longer, and the place of others in the second-level cache.
+    """
+    velocity, _, _, rates = update
+    weights, speed, gradient, lanes = flat(w), flat(velocity), flat(found), lanes_of(w)
+    (first, some), (left, width) = rows, columns
+    row, pitch = w.shape[1], found.shape[1]
+    for i in range(0, some, lanes):
+        for k in range(0, width, lanes):
+            start, lies = (first + i) * row + left + k, k * pitch + i
+            if i + lanes <= some and k + lanes <= width:
+                update_square(gradient, lies, pitch, weights, speed, start, row, lanes, lanes, rates)
+            else:
+                update_some(gradient, lies, pitch, weights, speed, start, row, some - i, width - k, rates)
 
 
 @helper
@@ -182,7 +205,20 @@ def _dense_chunk(
 
 
 @helper
-def _turned_chunk(a: Array, pitch: int, turned: Array, words: Array, chunk: int) -> None:
+def _room_turned(a: Array) -> Any:
+    """Room for the transpose of a factor, how many elements lead from row to row, and room for words.
+
+    The caller has to `keep` it.
+    """
+    batch, rows = a.shape
+    lanes = lanes_of(a)
+    pitch, height = (batch + lanes - 1) // lanes * lanes, (rows + lanes - 1) // lanes * lanes
+    return scratch(height * pitch, flat(a)[:0]), pitch, scratch(rows * words_across(batch), on_stack(np.int64)[:0])
+
+
+@helper
+def _turned_chunk(a: Array, room: Any, chunk: int) -> None:
+    turned, pitch, words = room
     first, batch = chunk * TURNED_AT_ONCE, a.shape[0]
     rows = min(TURNED_AT_ONCE, a.shape[1] - first)
     pack_transposed(a, first, rows, 0, batch, turned[first * pitch :], pitch)
@@ -190,19 +226,30 @@ def _turned_chunk(a: Array, pitch: int, turned: Array, words: Array, chunk: int)
 
 
 @helper
-def _turned(a: Array) -> Any:
-    """The transpose of a factor, how many elements lead from row to row, and words that say which are not zero.
+def _turn(a: Array, room: Any) -> None:
+    """The transpose of a factor, and words that say which of its elements are not zero."""
+    launch(bind(_turned_chunk, (a, room)), (a.shape[1] + TURNED_AT_ONCE - 1) // TURNED_AT_ONCE, True)
 
-    The caller has to `keep` it.
-    """
-    batch, rows = a.shape
-    lanes = lanes_of(a)
-    pitch, height = (batch + lanes - 1) // lanes * lanes, (rows + lanes - 1) // lanes * lanes
-    turned = scratch(height * pitch, flat(a)[:0])
-    words = scratch(rows * words_across(batch), on_stack(np.int64)[:0])
-    chunks = (rows + TURNED_AT_ONCE - 1) // TURNED_AT_ONCE
-    launch(bind(_turned_chunk, (a, pitch, turned, words)), chunks, True)
-    return turned, pitch, words
+
+@helper
+def _gated_chunk(dy: Array, y: Array, factor: float, db: Array, room: Any, group: int, chunk: int) -> None:
+    """Some columns of dz, turned, their words and their sums."""
+    turned, pitch, words = room
+    batch, right = dy.shape[0], min((chunk + 1) * group, dy.shape[1])
+    for first in range(chunk * group, right, TURNED_AT_ONCE):
+        rows = min(TURNED_AT_ONCE, right - first)
+        sums = on_stack(dy)
+        pack_gated(dy, y, factor, first, rows, sums, turned, first * pitch, pitch)
+        db[first : first + rows] = sums[:rows]
+        write_words(turned, first * pitch, pitch, rows, batch, words, first * words_across(batch))
+
+
+@helper
+def _turn_gated(dy: Array, y: Array, factor: float, db: Array, room: Any) -> None:
+    """`_turn` of ``dz = dy * factor where y > 0``, and the sums of its columns to db."""
+    columns = dy.shape[1]
+    group = max(1, columns // (TURNED_AT_ONCE * load(THREADS))) * TURNED_AT_ONCE
+    launch(bind(_gated_chunk, (dy, y, factor, db, room, group)), (columns + group - 1) // group, True)
 
 
 @helper
@@ -242,7 +289,8 @@ def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, pa
 def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, parts: int, chunk: int) -> None:
     """Some rows of dW where dy is mostly zeros: its columns, sums over the samples that reach a unit, transposed."""
     dy, row, words = turned
-    wanted = update[2]
+    _, early, wanted, (_, _, momentum, _) = update
+    at_once = early and not wanted and momentum != 0
     batch, inputs, columns = x.shape[0], dw.shape[0], dw.shape[1]
     top, rows = part_of(inputs, chunk, parts, FEATURES_TOGETHER)
     panel, across = wide_panel(rows, dw), words_across(batch)
@@ -252,7 +300,7 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
     own = scratch(across * room, on_stack(dw))
     always = scratch(across, on_stack(np.int64))
     sums = shaped(scratch(UNITS_AT_ONCE * panel, on_stack(dw)), (UNITS_AT_ONCE, panel))
-    space = scratch(panel * group + lanes_of(dw), on_stack(dw))
+    space = scratch(0 if at_once else panel * group + lanes_of(dw), on_stack(dw))
     gradient = flat(dw)
     for first in range(top, top + rows, panel):
         some = min(panel, top + rows - first)
@@ -268,13 +316,54 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
                 for q in range(across):
                     left_factor = dy, unit * row + q * WORD_BITS, row, words, unit * across + q, across
                     meet(left_factor, (own, q * room, panel, always[q]), sums, 0, units, some, q > 0)
-                pack_transposed(sums, 0, some, 0, units, space[unit - left :], group)
+                if at_once:
+                    _update_turned(w, update, (first, some), (unit, units), sums)
+                else:
+                    pack_transposed(sums, 0, some, 0, units, space[unit - left :], group)
             if wanted:
                 runs, length = (1, some * columns) if group == columns else (some, width)
                 for i in range(runs):
                     place = (first + i) * columns + left
                     gradient[place : place + length] = space[i * group : i * group + length]
-            _update(w, update, (first, some), (left, width), space, 0, group)
+            if not at_once:
+                _update(w, update, (first, some), (left, width), space, 0, group)
+
+
+@helper
+def _way(x: Array, dy: Array, dw: Array) -> int:
+    """How dW is computed: DENSE, or by the zeros of x or of dy; dy: or what is zero in the same places."""
+    if not worth_sharing(x.shape[0], dw.size):
+        return DENSE
+    if worth_skipping(x, dw.shape[1], MOST_NONZERO):
+        return SPARSE_X
+    # The result is transposed, whatever the batch: sums of more samples pay for it sooner.
+    batch = x.shape[0]
+    sparse_dy = batch >= WORD_BITS and worth_skipping(dy, dw.shape[0], MOST_NONZERO - TURNING / batch)
+    return SPARSE_DY if sparse_dy else DENSE
+
+
+@helper
+def _by_zeros_of_dy(turned: Any, x: Array, dw: Array, w: Array, update: Any) -> None:
+    """`weight_gradient`, of a dy that `_turn` or `_turn_gated` turned."""
+    parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), dw.shape[0] // (2 * FEATURES_TOGETHER)))
+    launch(bind(_sparse_dy_chunk, (turned, x, dw, w, update, parts)), parts, True)
+
+
+@helper
+def gated_weight_gradient(
+    x: Array, dy: Array, y: Array, factor: float, dw: Array, db: Array, w: Array, update: Any
+) -> bool:
+    """`weight_gradient` of ``dz = dy * factor where y > 0``, and db, if dW is computed by the zeros of dz.
+
+    dz is then written transposed only, as dW wants it. Returns whether it was; otherwise nothing was done.
+    """
+    if dw.size == 0 or _way(x, y, dw) != SPARSE_DY:
+        return False
+    room = _room_turned(dy)
+    _turn_gated(dy, y, factor, db, room)
+    _by_zeros_of_dy(room, x, dw, w, update)
+    keep(room)
+    return True
 
 
 @helper
@@ -289,20 +378,16 @@ def weight_gradient(x: Array, dy: Array, dw: Array, w: Array, update: Any) -> No
         dw[:] = 0
     if rows and columns:
         batch, most = x.shape[0], CHUNKS_A_THREAD * load(THREADS)
-        shared, panel = worth_sharing(batch, dw.size), panel_width(dw)
-        sparse_x = shared and worth_skipping(x, columns, MOST_NONZERO)
-        sparse_dy = shared and not sparse_x and batch >= WORD_BITS
-        # The result is transposed, whatever the batch: sums of more samples pay for it sooner.
-        sparse_dy = sparse_dy and worth_skipping(dy, rows, MOST_NONZERO - TURNING / batch)
-        if sparse_x or sparse_dy:
-            turned = _turned(x if sparse_x else dy)
-            if sparse_x:
+        shared, panel, way = worth_sharing(batch, dw.size), panel_width(dw), _way(x, dy, dw)
+        if way != DENSE:
+            room = _room_turned(x if way == SPARSE_X else dy)
+            _turn(x if way == SPARSE_X else dy, room)
+            if way == SPARSE_X:
                 parts = max(1, min(most, rows // SPARSE_ROWS))
-                launch(bind(_sparse_x_chunk, (turned, dy, dw, w, update, parts)), parts, True)
+                launch(bind(_sparse_x_chunk, (room, dy, dw, w, update, parts)), parts, True)
             else:
-                parts = max(1, min(most, rows // (2 * FEATURES_TOGETHER)))
-                launch(bind(_sparse_dy_chunk, (turned, x, dw, w, update, parts)), parts, True)
-            keep(turned)
+                _by_zeros_of_dy(room, x, dw, w, update)
+            keep(room)
             return
         # Narrow results read x too seldom to be worth the copy. Each chunk packs a small dy again: it waits for nobody.
         large = x.size > X_IN_CACHE and rows >= FEATURES_WORTH_PACKING
