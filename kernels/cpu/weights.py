@@ -97,11 +97,11 @@ def _update(w: Array, update: Any, rows: Any, columns: Any, found: Array, begin:
 
     rows, columns: of the block, the first and how many.
     """
-    velocity, wanted, _, (penalty, rate, momentum, nesterov) = update
+    velocity, early, _, (penalty, rate, momentum, nesterov) = update
     weights, speed = flat(w), flat(velocity)
     (first, some), (left, width) = rows, columns
     runs, length = (1, some * width) if width == w.shape[1] == pitch else (some, width)
-    for i in range(runs if wanted else 0):
+    for i in range(runs if early else 0):
         start, place = (first + i) * w.shape[1] + left, begin + i * pitch
         own = found[place : place + length]
         step(weights[start : start + length], own, speed[start : start + length], penalty, rate, momentum, nesterov)
@@ -357,7 +357,7 @@ def gated_weight_gradient(
 
     dz is then written transposed only, as dW wants it. Returns whether it was; otherwise nothing was done.
     """
-    if dw.size == 0 or _way(x, y, dw) != SPARSE_DY:
+    if _way(x, y, dw) != SPARSE_DY:
         return False
     room = _room_turned(dy)
     _turn_gated(dy, y, factor, db, room)
