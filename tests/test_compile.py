@@ -184,15 +184,24 @@ def test_a_scan_of_dense_layers_has_the_eager_bits(sizes: list[int], rows: int, 
     assert scanned == eager
 
 
+UPDATES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "penalty": {"momentum": 0.9, "weight_decay": 0.01},
+    "nesterov, penalty": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("factor", [1.0, 1e-30], ids=["", "negligible"])
-@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov"])
+@pytest.mark.parametrize("options", UPDATES.values(), ids=UPDATES)
 @pytest.mark.parametrize(
     ("sizes", "rows"), [([785, 107, 10], 130), ([528, 256, 10], 128), ([100, 300, 600, 9], 70)], ids=str
 )
 def test_a_scan_of_layers_with_dropout_has_the_eager_bits(
-    sizes: list[int], rows: int, name: str, factor: float, threads: int, dtype: str
+    sizes: list[int], rows: int, options: dict[str, Any], factor: float, threads: int, dtype: str
 ) -> None:
     """Gradients whose zeros are skipped, and which update weights before they are anywhere in memory.
 
@@ -200,8 +209,9 @@ def test_a_scan_of_layers_with_dropout_has_the_eager_bits(
     """
     x = Generator(3).normal((4, rows, sizes[0])).astype(dtype)
     x[-1] *= 1 if factor == 1 else 1000
+    y = np.arange(rows) % sizes[-1]
     eager, scanned = of_scan_and_eager(
-        threads, x, np.arange(rows) % sizes[-1], OPTIMIZERS[name], factor, sizes=sizes, dropout=0.5, dtype=dtype
+        threads, x, y, lambda model: optim.SGD(model, 0.1, **options), factor, sizes=sizes, dropout=0.5, dtype=dtype
     )
     assert scanned == eager
 

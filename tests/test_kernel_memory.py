@@ -13,23 +13,29 @@ import numpy as np
 import pytest
 from numba.core.errors import TypingError
 
+from tinygrad_cr.kernels.aligned import LINE_BYTES
 from tinygrad_cr.kernels.cpu.board import portable
-from tinygrad_cr.kernels.cpu.memory import LINE_BYTES, STACK_BYTES, borrowed, flat, on_stack, scratch, shaped
+from tinygrad_cr.kernels.cpu.memory import STACK_BYTES, borrowed, flat, on_stack, scratch, shaped
 
 PRODUCTS = """
 import numpy as np
 from tinygrad_cr.kernels import backend
 
-# Long sums in two halves; those, with a left factor that is packed; all factors packed.
+# Long sums in two halves; those, with a left factor that is packed; all factors packed. Then zeros of a factor skipped,
+# and of a gradient that is turned at once.
 for rows, inner, columns in ((100, 3072, 50), (130, 1100, 300), (261, 523, 521)):
     rng = np.random.default_rng(0)
     x, w, dy = (rng.standard_normal(shape).astype("f") for shape in ((rows, inner), (inner, columns), (rows, columns)))
-    found, wanted = ([np.zeros_like(a) for a in (dy, x, w, w[0])] for _ in range(2))
-    for kernels, (y, *gradients) in ((backend("cpu"), found), (backend("reference"), wanted)):
-        kernels.affine(x, w, w[0].copy(), y)
-        kernels.affine_backward(dy, x, w, *gradients)
-    for a, b in zip(found, wanted):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * inner**0.5)
+    for zeros in (None, x, dy):
+        if zeros is not None:
+            zeros[rng.random(zeros.shape) < 0.8] = 0
+        found, wanted = ([np.zeros_like(a) for a in (dy, x, w, w[0], w, w[0])] for _ in range(2))
+        for kernels, (y, *gradients, dw, db) in ((backend("cpu"), found), (backend("reference"), wanted)):
+            kernels.affine(x, w, w[0].copy(), y)
+            kernels.affine_backward(dy, x, w, *gradients)
+            kernels.affine_relu_dropout_backward(dy, x, w, dy, 2.0, np.empty_like(dy), None, dw, db)
+        for a, b in zip(found, wanted):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * inner**0.5)
 """
 
 EDGES = """

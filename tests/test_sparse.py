@@ -13,7 +13,7 @@ import tinygrad_cr
 from calls import TOLERANCE, Maker, Size, assert_like_reference, call
 from tinygrad_cr.kernels.cpu.sparse import LEAST, LEAST_VECTORS, MOST_NONZERO, worth_skipping
 from tinygrad_cr.kernels.cpu.threads import usable_cores
-from tinygrad_cr.kernels.cpu.tile import VECTOR_BYTES
+from tinygrad_cr.kernels.cpu.vectors import VECTOR_BYTES
 
 # Nothing ends with a word, vector or panel; sums in two halves; several groups of panels; words that are all there.
 # Of narrow results a sparse dy is skipped everywhere, a sparse x where vectors are short.

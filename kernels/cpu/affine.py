@@ -26,9 +26,10 @@ from .product import (
     worth_sharing,
 )
 from .sparse import MOST_NONZERO, sparse_times, wide_group_of, wide_panels, worth_skipping
+from .sparse_weights import gated_weight_gradient
 from .threads import ELEMENTS_WORTH_SHARING, launch
 from .tile import TALL
-from .weights import gated_weight_gradient, weight_gradient
+from .weights import weight_gradient
 
 MASK_ELEMENTS = 2048
 """Elements whose masks are drawn at a time: their random numbers stay in the first-level cache."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ..aligned import LINE_BYTES
 from ..interface import Array
 from .board import bind
 from .compiling import helper, kernel
-from .memory import LINE_BYTES, borrowed, prefetch
+from .memory import borrowed, prefetch
 from .product import middle
 from .threads import ELEMENTS_WORTH_SHARING, launch
 

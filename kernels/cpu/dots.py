@@ -13,15 +13,15 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
+from ..aligned import LINE_BYTES
 from ..interface import Array
 from .addresses import caller, further, publish
 from .board import DOTS32, DOTS64
 from .compiling import helper, kernel, primitive
-from .memory import LINE_BYTES, flat, on_stack, scratch
-from .squares import first_lanes, masked_load
-from .tile import ACCUMULATORS, FUSED, summing_loop
+from .memory import flat, on_stack, scratch
+from .tile import ACCUMULATORS, summing_loop
+from .vectors import Vector
 
 ADDRESSES = {types.float32: DOTS32, types.float64: DOTS64}
 """For each dtype, the word of the board that holds the address of its compiled `dots`."""
@@ -40,22 +40,16 @@ def _make_dots(rows: int, columns: int) -> Any:
     def some(typing_context: Any, a: Any, a_row: Any, b: Any, b_column: Any, depth: Any, c: Any, c_row: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_data, a_row, b_data, b_column, depth, c_data, c_row = args
-            item, bits = context.get_value_type(c.dtype), c.dtype.bitwidth
-            lanes = LINE_BYTES * 8 // bits
-            vector = ir.VectorType(item, lanes)
-            pointer, zero = vector.as_pointer(), ir.Constant(vector, [0.0] * lanes)
+            vector = Vector(context, builder, c.dtype, LINE_BYTES)
             everything = [(i, j) for i in range(rows) for j in range(columns)]
             a_rows = [builder.gep(a_data, [builder.mul(a_row, _I64(i))]) for i in range(rows)]
             b_columns = [builder.gep(b_data, [builder.mul(b_column, _I64(j))]) for j in range(columns)]
-            fma = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f{bits}"
-            )
 
             def whole(base: Any, k: Any) -> Any:
-                return builder.load(builder.bitcast(builder.gep(base, [k]), pointer), align=bits // 8)
+                return vector.load(builder.gep(base, [k]))
 
             def rest(base: Any, k: Any) -> Any:
-                return masked_load(builder, vector, bits, builder.gep(base, [k]), mask)
+                return vector.load(builder.gep(base, [k]), mask)
 
             def accumulate(sums: dict[Any, Any], k: Any, read: Any) -> dict[Any, Any]:
                 """The sums after the terms from k on that a vector holds."""
@@ -64,15 +58,12 @@ def _make_dots(rows: int, columns: int) -> Any:
                 for i, base in enumerate(a_rows):
                     left = read(base, k)
                     for j in range(columns):
-                        if FUSED:
-                            after[i, j] = builder.call(fma, [left, right[j], sums[i, j]])
-                        else:
-                            after[i, j] = builder.fadd(sums[i, j], builder.fmul(left, right[j]))
+                        after[i, j] = vector.add_product(sums[i, j], left, right[j])
                 return after
 
             def total(chains: Any) -> Any:
                 """Of all chains: the upper half is added to the lower one until one is left."""
-                count = lanes
+                count = vector.lanes
                 while count > 1:
                     count //= 2
                     halves = []
@@ -82,9 +73,9 @@ def _make_dots(rows: int, columns: int) -> Any:
                     chains = builder.fadd(*halves)
                 return builder.extract_element(chains, _I32(0))
 
-            nothing = dict.fromkeys(everything, zero)
-            k, sums = summing_loop(builder, _I64(0), nothing, lanes, depth, partial(accumulate, read=whole))
-            mask = first_lanes(builder, lanes, builder.sub(depth, k))
+            nothing = dict.fromkeys(everything, vector.zero)
+            k, sums = summing_loop(builder, _I64(0), nothing, vector.lanes, depth, partial(accumulate, read=whole))
+            mask = vector.first(builder.sub(depth, k))
             for (i, j), chains in accumulate(sums, k, rest).items():
                 place = builder.gep(c_data, [builder.add(builder.mul(c_row, _I64(i)), _I64(j))])
                 builder.store(total(chains), place)

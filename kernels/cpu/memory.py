@@ -16,10 +16,10 @@ from numba.core.errors import TypingError
 from numba.core.imputils import impl_ret_borrowed
 from numba.np.arrayobj import populate_array
 
+from ..aligned import LINE_BYTES
 from ..interface import Array
 from .compiling import helper, primitive
 
-LINE_BYTES = 64
 STACK_BYTES = 1 << 13
 """How large an array is that `on_stack` makes: enough for panels of ten columns, and for masks of up to 4,088."""
 

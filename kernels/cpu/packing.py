@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 
+from ..aligned import LINE_BYTES
 from ..interface import Array
 from .compiling import helper, primitive
-from .memory import LINE_BYTES, prefetch
-from .squares import first_lanes, gate_some, gate_square, masked_load, transpose_some, transpose_square
-from .tile import VECTOR_BYTES, lanes_of
+from .memory import prefetch
+from .transposing import gate_some, gate_square, transpose_some, transpose_square
+from .vectors import Vector, lanes_of
 
+PACKED_AT_ONCE = 1 << 16
+"""Elements of a factor that are packed at a time: they stay in the second-level cache."""
 ROWS_AHEAD = 4
 """How far ahead of the copy rows are asked for."""
 
@@ -23,21 +25,12 @@ def _make_copy(masked: bool) -> Any:
     @primitive
     def copy(typing_context: Any, b: Any, b_start: Any, count: Any, panel: Any, panel_start: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            bits = b.dtype.bitwidth
-            lanes = VECTOR_BYTES * 8 // bits
-            vector = ir.VectorType(context.get_value_type(b.dtype), lanes)
+            vector = Vector(context, builder, b.dtype)
             source, target = (
-                builder.bitcast(
-                    builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]]),
-                    vector.as_pointer(),
-                )
+                builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
                 for i in (0, 3)
             )
-            if masked:
-                value = masked_load(builder, vector, bits, source, first_lanes(builder, lanes, args[2]))
-            else:
-                value = builder.load(source, align=bits // 8)
-            builder.store(value, target, align=bits // 8)
+            vector.store(vector.load(source, vector.first(args[2]) if masked else None), target)
             return context.get_dummy_value()
 
         n = types.int64

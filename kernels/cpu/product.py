@@ -17,7 +17,8 @@ from .addresses import caller
 from .compiling import helper
 from .memory import on_stack, scratch
 from .packing import pack, pack_transposed
-from .tile import TALL, TILES, VECTOR_BYTES, VECTORS, lanes_of
+from .tile import TALL, TILES, VECTORS
+from .vectors import VECTOR_BYTES, lanes_of
 
 DEPTH = (1 << 15) // (VECTORS * VECTOR_BYTES)
 """Rows of a panel: 32 KiB, about as much as the first-level cache keeps while a strip of tiles passes."""

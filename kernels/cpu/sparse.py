@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
 from ..interface import Array
 from .addresses import caller, further, publish
@@ -21,23 +20,23 @@ from .board import SPARSE32, SPARSE64
 from .compiling import helper, kernel, primitive, reordering_helper
 from .memory import flat, on_stack, scratch
 from .packing import pack, pack_transposed
-from .tile import ACCUMULATORS, FUSED, VECTOR_BYTES, lanes_of
+from .vectors import REGISTERS, Vector, lanes_of
 
 WORD_BITS = 64
 """Rows of a panel: as many as a word has bits."""
-WIDE = 8 if ACCUMULATORS == 24 else 12
+WIDE = 8 if REGISTERS == 32 else 12
 """Vectors in a row of a panel at most: 24 KiB with AVX, 32 with AVX-512, stay in the first-level cache as rows pass."""
 ADDRESSES = {types.float32: SPARSE32, types.float64: SPARSE64}
 """For each dtype, the word of the board that holds the address of its compiled `sparse_rows`."""
 LEAST = 32
 """Rows and columns of either factor from which skipping zeros pays."""
-LEAST_VECTORS = 5 if ACCUMULATORS == 24 else 4
+LEAST_VECTORS = 5 if REGISTERS == 32 else 4
 """In a row of the result: fewer sums wait for each other. With AVX-512 four of them took up to 1.4 times as long."""
 MOST_NONZERO = 0.58
 """The part of a factor that is not zero, up to which skipping pays; by shape, both take as long at 0.6 to 1.0."""
 ROWS_SAMPLED = 8
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
+_I64 = ir.IntType(64)
 
 
 @primitive
@@ -49,23 +48,7 @@ def _row(typing_context: Any, a: Any, word: Any, b: Any, pitch: Any, c: Any, vec
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a_data, word, b_data, pitch, c_data, vectors, last, add = args
-        item, bits = context.get_value_type(c.dtype), c.dtype.bitwidth
-        lanes = VECTOR_BYTES * 8 // bits
-        vector, numbers = ir.VectorType(item, lanes), ir.VectorType(_I32, lanes)
-        flags, pointer = ir.VectorType(ir.IntType(1), lanes), vector.as_pointer()
-        zero, align = ir.Constant(vector, [0.0] * lanes), _I32(bits // 8)
-
-        def function(name: str, suffix: str, result: Any, *parameters: Any) -> Any:
-            kind = ir.FunctionType(result, parameters)
-            return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}{suffix}")
-
-        def spread(value: Any, kind: Any) -> Any:
-            nothing = ir.Constant(kind, ir.Undefined)
-            one = builder.insert_element(nothing, value, _I32(0))
-            return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
-
-        def at(base: Any, j: int) -> Any:
-            return builder.bitcast(builder.gep(base, [_I64(lanes * j)]), pointer)
+        vector = Vector(context, builder, c.dtype)
 
         def accumulate(width: int, masked: bool, done: Any) -> None:
             """The sums of one width, then on to `done`."""
@@ -73,28 +56,24 @@ def _row(typing_context: Any, a: Any, word: Any, b: Any, pitch: Any, c: Any, vec
             resume, head, body, end = (builder.append_basic_block(name) for name in ("resume", "head", "body", "end"))
             builder.cbranch(adding, resume, head)
             builder.position_at_end(resume)
-            before = [builder.load(at(c_data, j), align=bits // 8) for j in range(width - masked)]
+            before = [vector.load(vector.at(c_data, j)) for j in range(width - masked)]
             if masked:
-                before.append(builder.call(load, [at(c_data, width - 1), align, mask, zero]))
+                before.append(vector.load(vector.at(c_data, width - 1), mask))
             builder.branch(head)
             builder.position_at_end(head)
-            left, sums = builder.phi(_I64), [builder.phi(vector) for _ in range(width)]
+            left, sums = builder.phi(_I64), [builder.phi(vector.type) for _ in range(width)]
             builder.cbranch(builder.icmp_signed("!=", left, _I64(0)), body, end)
             builder.position_at_end(body)
-            k = builder.call(zeros_below, [left, ir.IntType(1)(1)])
-            factor = spread(builder.load(builder.gep(a_data, [k])), vector)
+            k = builder.cttz(left, ir.IntType(1)(1))
+            factor = vector.spread(builder.load(builder.gep(a_data, [k])))
             b_row = builder.gep(b_data, [builder.mul(k, pitch)])
-            after = []
-            for j, running in enumerate(sums):
-                value = builder.load(at(b_row, j), align=bits // 8)
-                if FUSED:
-                    after.append(builder.call(fma, [factor, value, running]))
-                else:
-                    after.append(builder.fadd(running, builder.fmul(factor, value)))
+            after = [
+                vector.add_product(total, factor, vector.load(vector.at(b_row, j))) for j, total in enumerate(sums)
+            ]
             rest = builder.and_(left, builder.sub(left, _I64(1)))
             builder.branch(head)
             for block, bits_left, values in (
-                (begin, word, [zero] * width),
+                (begin, word, [vector.zero] * width),
                 (resume, word, before),
                 (body, rest, after),
             ):
@@ -103,21 +82,12 @@ def _row(typing_context: Any, a: Any, word: Any, b: Any, pitch: Any, c: Any, vec
                     phi.add_incoming(value, block)
             builder.position_at_end(end)
             for j, value in enumerate(sums):
-                if masked and j == width - 1:
-                    builder.call(store, [value, at(c_data, j), align, mask])
-                else:
-                    builder.store(value, at(c_data, j), align=bits // 8)
+                vector.store(value, vector.at(c_data, j), mask if masked and j == width - 1 else None)
             builder.branch(done)
 
-        kind = f".v{lanes}f{bits}"
-        fma = function("fma", kind, vector, vector, vector, vector)
-        load = function("masked.load", f"{kind}.p0", vector, pointer, _I32, flags, vector)
-        store = function("masked.store", f"{kind}.p0", ir.VoidType(), vector, pointer, _I32, flags)
-        zeros_below = function("cttz", ".i64", _I64, _I64, ir.IntType(1))
-        count = ir.Constant(numbers, list(range(lanes)))
-        mask = builder.icmp_signed("<", count, spread(builder.trunc(last, _I32), numbers))
+        mask = vector.first(last)
         adding = builder.icmp_signed("!=", add, _I64(0))
-        some = builder.zext(builder.icmp_signed("<", last, _I64(lanes)), _I64)
+        some = builder.zext(builder.icmp_signed("<", last, _I64(vector.lanes)), _I64)
         case = builder.or_(builder.shl(vectors, _I64(1)), some)
         done = builder.append_basic_block("done")
         choice = builder.switch(case, done)
@@ -184,15 +154,13 @@ def _nonzero(typing_context: Any, a: Any, start: Any) -> Any:
     """A word that says which of the 64 elements from `start` on are not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        lanes = VECTOR_BYTES * 8 // a.dtype.bitwidth
-        vector = ir.VectorType(context.get_value_type(a.dtype), lanes)
+        vector = Vector(context, builder, a.dtype)
         data = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
         word = _I64(0)
-        for j in range(0, WORD_BITS, lanes):
-            place = builder.bitcast(builder.gep(data, [_I64(j)]), vector.as_pointer())
-            value = builder.load(place, align=a.dtype.bitwidth // 8)
-            flags = builder.fcmp_unordered("!=", value, ir.Constant(vector, [0.0] * lanes))
-            some = builder.zext(builder.bitcast(flags, ir.IntType(lanes)), _I64)
+        for j in range(0, WORD_BITS, vector.lanes):
+            value = vector.load(builder.gep(data, [_I64(j)]))
+            flags = builder.fcmp_unordered("!=", value, vector.zero)
+            some = builder.zext(builder.bitcast(flags, ir.IntType(vector.lanes)), _I64)
             word = builder.or_(word, builder.shl(some, _I64(j)))
         return word
 

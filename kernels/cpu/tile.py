@@ -6,26 +6,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
+from ..aligned import LINE_BYTES
 from .addresses import further, publish
 from .board import FLOAT32, FLOAT64
 from .compiling import kernel, primitive, separate_helper
-from .memory import LINE_BYTES
+from .vectors import AVX512, REGISTERS, Vector, lanes_of
 
-_FEATURES = binding.get_host_cpu_features()
-_X86 = binding.get_process_triple().startswith(("x86", "i"))
-
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
-FUSED = bool(_FEATURES.get("fma")) or not _X86
-"""Whether the processor multiplies and adds in one instruction, which rounds once."""
-ACCUMULATORS = 24 if _FEATURES.get("avx512f") or not _X86 else 12
-"""Vectors of a tile, so that it fits the 32 (or 16) registers beside its factors."""
+ACCUMULATORS = 24 if REGISTERS == 32 else 12
+"""Vectors of a tile, so that it fits the registers beside its factors."""
 VECTORS = 4 if ACCUMULATORS == 24 else 2
 """Vectors in a row of a tile, and in a row of a panel; where there are two, the last panel may have three."""
-MASKS_COST = not _FEATURES.get("avx512f")
+MASKS_COST = not AVX512
 """Whether a masked store takes longer than a plain one: about twelve cycles on AMD's processors without AVX-512."""
 TALL = ACCUMULATORS // VECTORS
 """Rows of a tile that is as wide as a panel."""
@@ -100,56 +94,30 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             a_data, pitch, b_data, b_step, depth, c_data, c_row, last, add = args
-            item, bits = context.get_value_type(c.dtype), c.dtype.bitwidth
-            lanes = VECTOR_BYTES * 8 // bits
-            vector, numbers = ir.VectorType(item, lanes), ir.VectorType(_I32, lanes)
-            flags, pointer = ir.VectorType(ir.IntType(1), lanes), vector.as_pointer()
-            zero, align = ir.Constant(vector, [0.0] * lanes), _I32(bits // 8)
+            vector = Vector(context, builder, c.dtype)
             everything = [(i, j) for i in range(rows) for j in range(vectors)]
-
-            def function(name: str, suffix: str, result: Any, *parameters: Any) -> Any:
-                kind = ir.FunctionType(result, parameters)
-                return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{lanes}f{bits}{suffix}")
-
-            def spread(value: Any, kind: Any) -> Any:
-                nothing = ir.Constant(kind, ir.Undefined)
-                one = builder.insert_element(nothing, value, _I32(0))
-                return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+            mask = vector.first(last)
 
             def moved(base: Any, elements: Any) -> Any:
                 return builder.gep(base, [elements])
 
-            def at(base: Any, j: int) -> Any:
-                return builder.bitcast(moved(base, _I64(lanes * j)), pointer)
-
-            def read(base: Any, j: int, whole: bool = False) -> Any:
-                if masked and j == vectors - 1 and not whole:
-                    return builder.call(load, [at(base, j), align, mask, zero])
-                return builder.load(at(base, j), align=bits // 8)
-
-            def write(value: Any, base: Any, j: int) -> None:
-                if masked and j == vectors - 1:
-                    builder.call(store, [value, at(base, j), align, mask])
-                else:
-                    builder.store(value, at(base, j), align=bits // 8)
+            def mask_of(j: int) -> Any:
+                return mask if masked and j == vectors - 1 else None
 
             def accumulate(sums: dict[Any, Any], k: Any, ahead: int) -> dict[Any, Any]:
                 """The sums after step k + ahead."""
                 step = builder.add(k, _I64(ahead))
                 b_row = moved(b_data, builder.mul(step, b_step))
-                b_vectors = [read(b_row, j, padded) for j in range(vectors)]
+                b_vectors = [vector.load(vector.at(b_row, j), None if padded else mask_of(j)) for j in range(vectors)]
                 after = {}
                 for i in range(rows):
                     if by_rows:
                         place = moved(moved(a_rows[i], k), _I64(ahead))
                     else:
                         place = moved(moved(a_data, builder.mul(step, pitch)), _I64(i))
-                    factor = spread(builder.load(place), vector)
+                    factor = vector.spread(builder.load(place))
                     for j in range(vectors):
-                        if FUSED:
-                            after[i, j] = builder.call(fma, [factor, b_vectors[j], sums[i, j]])
-                        else:
-                            after[i, j] = builder.fadd(sums[i, j], builder.fmul(factor, b_vectors[j]))
+                        after[i, j] = vector.add_product(sums[i, j], factor, b_vectors[j])
                 return after
 
             def advance(sums: dict[Any, Any], k: Any, steps: int) -> dict[Any, Any]:
@@ -157,11 +125,6 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
                     sums = accumulate(sums, k, ahead)
                 return sums
 
-            fma = function("fma", "", vector, vector, vector, vector)
-            load = function("masked.load", ".p0", vector, pointer, _I32, flags, vector)
-            store = function("masked.store", ".p0", ir.VoidType(), vector, pointer, _I32, flags)
-            count = ir.Constant(numbers, list(range(lanes)))
-            mask = builder.icmp_signed("<", count, spread(builder.trunc(last, _I32), numbers))
             a_rows = [moved(a_data, builder.mul(pitch, _I64(i))) for i in range(rows)]
             c_rows = [moved(c_data, builder.mul(c_row, _I64(i))) for i in range(rows)]
 
@@ -169,32 +132,25 @@ def _make_tile(rows: int, vectors: int, by_rows: bool, masked: bool, padded: boo
             resume, start = (builder.append_basic_block(name) for name in ("resume", "start"))
             builder.cbranch(builder.icmp_signed("!=", add, _I64(0)), resume, start)
             builder.position_at_end(resume)
-            before = {(i, j): read(c_rows[i], j) for i, j in everything}
+            before = {(i, j): vector.load(vector.at(c_rows[i], j), mask_of(j)) for i, j in everything}
             builder.branch(start)
             builder.position_at_end(start)
-            sums = {ij: builder.phi(vector) for ij in everything}
+            sums = {ij: builder.phi(vector.type) for ij in everything}
             for ij, phi in sums.items():
-                phi.add_incoming(zero, begin)
+                phi.add_incoming(vector.zero, begin)
                 phi.add_incoming(before[ij], resume)
             k = _I64(0)
             for steps in sorted({unroll, 1}, reverse=True):
                 k, sums = summing_loop(builder, k, sums, steps, depth, partial(advance, steps=steps))
 
             for i, j in everything:
-                write(sums[i, j], c_rows[i], j)
+                vector.store(sums[i, j], vector.at(c_rows[i], j), mask_of(j))
             return context.get_dummy_value()
 
         n = types.int64
         return types.void(a, n, b, n, n, c, n, n, n), generate
 
     return tile
-
-
-@primitive
-def lanes_of(typing_context: Any, like: Any) -> Any:
-    """How many elements of an array's dtype a vector holds. The compiler knows it; it does not know an itemsize."""
-    lanes = VECTOR_BYTES * 8 // like.dtype.bitwidth
-    return types.int64(like), lambda context, builder, signature, args: _I64(lanes)
 
 
 def _make_rows(vectors: int, by_rows: bool, masked: bool = True) -> Any:

@@ -13,8 +13,10 @@ import numpy as np
 from ..interface import NEGLIGIBLE, Array
 from .board import bind
 from .compiling import helper, kernel, reordering_helper
-from .memory import borrowed, on_stack, scratch
+from .memory import borrowed, flat, on_stack, scratch
 from .threads import ELEMENTS_WORTH_SHARING, launch
+from .transposing import update_some, update_square
+from .vectors import lanes_of
 
 BLOCK = 1024
 LEAST_SQUARES, MOST_SQUARES = 1e-25, 1e38
@@ -81,6 +83,42 @@ def step(p: Array, g: Array, v: Array, penalty: float, rate: float, mu: float, n
     else:
         for i in range(p.size):
             p[i] -= rate * (g[i] + penalty * p[i])
+
+
+@helper
+def step_block(w: Array, update: Any, rows: Any, columns: Any, found: Array, begin: int, pitch: int) -> None:
+    """The update of a block of w; its gradient begins at `begin`, and `pitch` leads from row to row.
+
+    rows, columns: of the block, the first and how many.
+    """
+    velocity, early, _, (penalty, rate, momentum, nesterov) = update
+    weights, speed = flat(w), flat(velocity)
+    (first, some), (left, width) = rows, columns
+    runs, length = (1, some * width) if width == w.shape[1] == pitch else (some, width)
+    for i in range(runs if early else 0):
+        start, place = (first + i) * w.shape[1] + left, begin + i * pitch
+        own = found[place : place + length]
+        step(weights[start : start + length], own, speed[start : start + length], penalty, rate, momentum, nesterov)
+
+
+@helper
+def step_turned_block(w: Array, update: Any, rows: Any, columns: Any, found: Array) -> None:
+    """`step_block` of a block of w, whose gradient is turned in registers.
+
+    found: the transpose of it, with room for whole squares. The block in memory, turned and then read again, took a
+    quarter longer, and the place of others in the second-level cache.
+    """
+    velocity, _, _, rates = update
+    weights, speed, gradient, lanes = flat(w), flat(velocity), flat(found), lanes_of(w)
+    (first, some), (left, width) = rows, columns
+    row, pitch = w.shape[1], found.shape[1]
+    for i in range(0, some, lanes):
+        for k in range(0, width, lanes):
+            start, lies = (first + i) * row + left + k, k * pitch + i
+            if i + lanes <= some and k + lanes <= width:
+                update_square(gradient, lies, pitch, weights, speed, start, row, lanes, lanes, rates)
+            else:
+                update_some(gradient, lies, pitch, weights, speed, start, row, some - i, width - k, rates)
 
 
 @helper
