@@ -182,7 +182,9 @@ def _by_zeros_of_x(turned: Any, dy: Array, dw: Array, w: Array, update: Any) -> 
 @helper
 def _by_zeros_of_dy(turned: Any, x: Array, dw: Array, w: Array, update: Any) -> None:
     """`weight_gradient`, of a dy that `_turn` or `_turn_gated` turned."""
-    parts = max(1, min(CHUNKS_A_THREAD * load(THREADS), dw.shape[0] // (2 * FEATURES_TOGETHER)))
+    rows, most = dw.shape[0] // FEATURES_TOGETHER, CHUNKS_A_THREAD * load(THREADS)
+    # Twice as many where panels stay wide: neighbours seldom leave two cores the same speed.
+    parts = max(1, min(most, rows // 2), min(2 * most, rows // 6))
     launch(bind(_sparse_dy_chunk, (turned, x, dw, w, update, parts)), parts, True)
 
 
