@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy
 
+from .aligned import aligned, owns
 from .interface import BACKWARD, KERNELS, Array, BackendError, Kernels
 
 __all__ = [
@@ -21,12 +22,14 @@ __all__ = [
     "BackendError",
     "Compilation",
     "Kernels",
+    "aligned",
     "available",
     "backend",
     "compilation",
     "fuse",
     "num_threads",
     "out_of_memory",
+    "owns",
     "permutations",
     "set_num_threads",
     "set_tf32",
@@ -84,6 +87,10 @@ class _Backend:
     def to_numpy(self, array: Array) -> Any:
         """One of its arrays as NumPy's: the same memory if it is one already, else a copy, which waits for the GPU."""
         return array if self.host else _gpu_device().to_numpy(array)
+
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        """One of its arrays, whatever is in it, that begins on a cache line."""
+        return aligned(shape, dtype) if self.host else self.xp.empty(shape, dtype)
 
     def __getattr__(self, kernel: str) -> Any:
         if kernel not in KERNELS:

@@ -53,6 +53,9 @@ class Kernels(Protocol):
     def to_numpy(self, array: Array) -> Any:
         """One of its arrays as NumPy's."""
 
+    def empty(self, shape: Any, dtype: Any) -> Array:
+        """One of its arrays, whatever is in it, that begins on a cache line: for what kernels use again and again."""
+
     def affine(self, x: Array, w: Array, b: Array, out: Array) -> None:
         """``out = x @ w + b``; x: [n, in] F, w: [in, out] F, b: [out] F, out: [n, out] F."""
 
@@ -223,6 +226,6 @@ class Kernels(Protocol):
 KERNELS = tuple(
     name
     for name, member in vars(Kernels).items()
-    if callable(member) and not name.startswith("_") and name != "to_numpy"
+    if callable(member) and not name.startswith("_") and name not in ("to_numpy", "empty")
 )
 """The names of all kernels, in the order of the contract."""

@@ -19,14 +19,13 @@ from tinygrad_cr import kernels as backends
 from tinygrad_cr import tape
 from tinygrad_cr.device_replay import DeviceReplay, copy_into
 from tinygrad_cr.errors import CaptureError
-from tinygrad_cr.kernels import KERNELS, Array, Kernels, available, backend
+from tinygrad_cr.kernels import KERNELS, Array, Kernels, aligned, available, backend
 from tinygrad_cr.live import Live, LiveFloat, LiveInt, plain
 from tinygrad_cr.replay import Call, HostReplay, Replay
 from tinygrad_cr.structure import alike, arrays_of, detached, holds_array, is_array, is_view, on_gpu, owner
 from tinygrad_cr.tape import Leaf, mode
 from tinygrad_cr.tensor import Tensor, wrap
 
-_ALLOCATIONS = frozenset({"empty", "empty_like"})
 _FILLS = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
 _TAKE_OUT = frozenset({"sum", "mean", "max", "min", "concatenate", "stack"})
 _IN_PLACE = frozenset({"copyto"})
@@ -156,7 +155,7 @@ class Program:
             return result
         result = np.asarray(result) if isinstance(result, np.generic) else result
         self.admit(result)
-        if name in _ALLOCATIONS or is_view(result, args):
+        if name in _ALIGNED or is_view(result, args):
             return result
         if type(function).__name__ == "ufunc" or name in _TAKE_OUT:
             self._array_call(functools.partial(function, out=result, **kwargs), args, on_host)
@@ -241,6 +240,9 @@ class _RecordedLibrary:
         if isinstance(function, type) or not callable(function):
             return function
 
+        if self._on_host and name in _ALIGNED:
+            function = functools.partial(_aligned, function, _ALIGNED[name])
+
         def call(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
             if mode.program is not self._program:
@@ -249,6 +251,18 @@ class _RecordedLibrary:
 
         setattr(self, name, call)
         return call
+
+
+def _aligned(function: Callable[..., Any], make: Callable[..., Array], *args: Any, **kwargs: Any) -> Array:
+    """What an allocation gives, on a cache line: replays use it again and again. Unusual orders stay as they are."""
+    return make(*args) if not kwargs else function(*args, **kwargs)
+
+
+def _like(array: Array) -> Array:
+    return aligned(array.shape, array.dtype) if array.flags.c_contiguous else np.empty_like(array)
+
+
+_ALIGNED: dict[str, Callable[..., Array]] = {"empty": aligned, "empty_like": _like}
 
 
 def _gpu_is_in_use() -> bool:
@@ -282,5 +296,13 @@ def refuse_gradient(value: Any) -> None:
 def _copied(value: Any) -> Any:
     refuse_gradient(value)
     if isinstance(value, Tensor):
-        return wrap(value.data.copy("K"), value.backend)
-    return value.copy("K") if is_array(value) else value
+        return wrap(_copy(value.data), value.backend)
+    return _copy(value) if is_array(value) else value
+
+
+def _copy(array: Array) -> Array:
+    if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
+        return array.copy("K")
+    copy = aligned(array.shape, array.dtype)
+    copy[...] = array
+    return copy

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tinygrad_cr.kernels import Array, fuse
+from tinygrad_cr.kernels import Array, fuse, owns
 from tinygrad_cr.live import Live, read_steps
 from tinygrad_cr.structure import arrays_of, detached, rebuilt
 from tinygrad_cr.tape import Leaf
@@ -103,7 +103,7 @@ class HostReplay:
             places = [place for live in self.live for place in live.places]
             self._one_table = tables is not None and (
                 all(target is tables.tables or target is tables.numbers for _, target, _ in places)
-                and all(array.base is None for array in arrays_of(self.result))
+                and all(owns(array) for array in arrays_of(self.result))
                 and all(array.flags.c_contiguous for array in arrays_of(tuple(self.inputs)))
                 # A tensor is copied in before a step; a step of a scan is given arrays alone.
                 and not any(isinstance(value, Tensor | tuple) for value in self.inputs)

@@ -13,7 +13,7 @@ from contextlib import ContextDecorator, contextmanager
 from typing import Any, Protocol
 
 from tinygrad_cr.errors import DTypeError, GraphError, ShapeError
-from tinygrad_cr.kernels import Array, Kernels
+from tinygrad_cr.kernels import Array, Kernels, owns
 
 Vjp = Callable[[Array], Sequence[Array | None]]
 """Vector-Jacobian product: takes the gradient of the output, returns one gradient for each parent (or None).
@@ -188,11 +188,11 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
                     mode.program.check(d, f"a gradient of {named(vjp)}")  # type: ignore[union-attr]
                 if not isinstance(parent, Node):
                     if d is not parent.grad or d is not parent.grad_view:  # else its rule wrote it to `destination`
-                        accumulate(parent, d if d.ndim else xp.asarray(d), d is not g and d.base is None)
+                        accumulate(parent, d if d.ndim else xp.asarray(d), d is not g and (d.base is None or owns(d)))
                     continue
                 if d.ndim == 0:
                     d = xp.asarray(d)
-                fresh = d is not g and d.base is None
+                fresh = d is not g and (d.base is None or owns(d))
                 if parent not in grads:
                     grads[parent] = d
                     if fresh:

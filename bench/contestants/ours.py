@@ -67,7 +67,7 @@ class Blocks(Training):
     def __init__(self, task: Task, inputs: Inputs) -> None:
         super().__init__(task, inputs, _as_it_is)
         self.rows, self.labels, self.mean, self.scale = self.batches.source()
-        self.x = np.empty((task.batch, task.sizes[0]), np.float32)
+        self.x = backend("cpu").empty((task.batch, task.sizes[0]), np.float32)
         self.y = np.empty(task.batch, np.int64)
         self.gather_and_step = tinygrad_cr.compile(self._gather_and_step, in_place=True)
 
@@ -100,7 +100,7 @@ class Members:
         self.rows, self.labels, self.mean, self.scale = self.batches.source()
         fitting = max(1, min(STEPS_A_CALL, SHARED_BYTES // (4 * task.batch * task.sizes[0])))
         minibatches = fitting if shared else task.members
-        self.x = np.empty((minibatches, task.batch, task.sizes[0]), np.float32)
+        self.x = backend("cpu").empty((minibatches, task.batch, task.sizes[0]), np.float32)
         self.y = np.empty((minibatches, task.batch), np.int64)
         self.ones = np.ones(task.members, np.float32)
         self.shuffles = member_generators(1, task.members)

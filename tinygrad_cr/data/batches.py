@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tinygrad_cr.data.dataset import Dataset
 from tinygrad_cr.data.standardize import Standardizer
 from tinygrad_cr.errors import DataError
-from tinygrad_cr.kernels import backend
+from tinygrad_cr.kernels import aligned, backend
 from tinygrad_cr.options import integer
 from tinygrad_cr.random import Generator
 
@@ -61,7 +61,7 @@ class Batches:
         self._mean, self._scale = standardizer.parameters(dataset.x, dtype)
         if self._mean.dtype != dtype:
             _check_range(dataset.x, self._mean, self._scale, dtype)
-        self._x = np.empty((self.batch_size, dataset.features), dtype)
+        self._x = aligned((self.batch_size, dataset.features), dtype)
         # The kernel writes into x itself unless float64 rows are wanted in float32.
         self._gathered = self._x if self._mean.dtype == dtype else np.empty(self._x.shape, self._mean.dtype)
         self._y = np.empty(self.batch_size, np.int64)

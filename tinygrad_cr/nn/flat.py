@@ -9,10 +9,8 @@ import numpy as np
 
 from tinygrad_cr.errors import DTypeError, ShapeError
 from tinygrad_cr.kernels import Array, Kernels, backend
+from tinygrad_cr.kernels.aligned import LINE_BYTES
 from tinygrad_cr.nn.parameter import Parameter
-
-ALIGNMENT = 64
-"""Every tensor starts on a cache line, which is also the widest vector register."""
 
 
 class FlatParameters:
@@ -39,7 +37,7 @@ class FlatParameters:
             raise DTypeError(f"one network wants one dtype and one device, got {kinds}; use module.to(...)")
         self.members = common_members(named)
         dtype = self.parameters[0].dtype if self.parameters else np.dtype(np.float32)
-        per_line = ALIGNMENT // dtype.itemsize
+        per_line = LINE_BYTES // dtype.itemsize
         sizes = np.array([p.size // (self.members or 1) for p in self.parameters], np.int64)
         lines = -(-sizes // per_line) * per_line
         starts = np.concatenate([[0], np.cumsum(lines)]).astype(np.int64)
@@ -86,9 +84,9 @@ class FlatParameters:
         return self._zeros(size, dtype)
 
     def _zeros(self, size: int, dtype: np.dtype[Any]) -> Array:
-        room = self.backend.xp.zeros(size + ALIGNMENT // dtype.itemsize, dtype)
+        room = self.backend.xp.zeros(size + LINE_BYTES // dtype.itemsize, dtype)
         address = room.ctypes.data if isinstance(room, np.ndarray) else room.data.ptr
-        first = -address % ALIGNMENT // dtype.itemsize
+        first = -address % LINE_BYTES // dtype.itemsize
         return room[first : first + size]
 
     def covers(self, parameters: Sequence[Parameter]) -> bool:

@@ -56,7 +56,7 @@ class Updates:
         fitting = max(1, min(STEPS_BETWEEN_OBSERVATIONS, most // (self.size * data.shape[1] * dtype.itemsize)))
         self.fitting = fitting if shared else 1
         minibatches = fitting if shared else self.members or 1
-        self.x = xp.empty((minibatches * self.size, data.shape[1]), dtype)
+        self.x = self.kernels.empty((minibatches * self.size, data.shape[1]), dtype)
         self.y = xp.empty(minibatches * self.size, np.int64)
         self.seed = None if self.members is None else xp.ones(self.members, dtype)
         # np.take with "raise" buffers its output; no row is out of range.
