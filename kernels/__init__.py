@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy
 
-from .aligned import aligned, owns
+from .aligned import aligned, on_a_line, owns
 from .interface import BACKWARD, KERNELS, Array, BackendError, Kernels
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "compilation",
     "fuse",
     "num_threads",
+    "on_a_line",
     "out_of_memory",
     "owns",
     "permutations",
@@ -90,7 +91,8 @@ class _Backend:
 
     def empty(self, shape: Any, dtype: Any) -> Array:
         """One of its arrays, whatever is in it, that begins on a cache line."""
-        return aligned(shape, dtype) if self.host else self.xp.empty(shape, dtype)
+        array = self.xp.empty(shape, dtype)
+        return on_a_line(array) if self.host else array
 
     def __getattr__(self, kernel: str) -> Any:
         if kernel not in KERNELS:

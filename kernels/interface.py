@@ -54,7 +54,7 @@ class Kernels(Protocol):
         """One of its arrays as NumPy's."""
 
     def empty(self, shape: Any, dtype: Any) -> Array:
-        """One of its arrays, whatever is in it, that begins on a cache line: for what kernels use again and again."""
+        """One of its arrays, whatever is in it, that begins on a cache line: for what is written again and again."""
 
     def affine(self, x: Array, w: Array, b: Array, out: Array) -> None:
         """``out = x @ w + b``; x: [n, in] F, w: [in, out] F, b: [out] F, out: [n, out] F."""

@@ -19,13 +19,14 @@ from tinygrad_cr import kernels as backends
 from tinygrad_cr import tape
 from tinygrad_cr.device_replay import DeviceReplay, copy_into
 from tinygrad_cr.errors import CaptureError
-from tinygrad_cr.kernels import KERNELS, Array, Kernels, aligned, available, backend
+from tinygrad_cr.kernels import KERNELS, Array, Kernels, aligned, available, backend, on_a_line
 from tinygrad_cr.live import Live, LiveFloat, LiveInt, plain
 from tinygrad_cr.replay import Call, HostReplay, Replay
 from tinygrad_cr.structure import alike, arrays_of, detached, holds_array, is_array, is_view, on_gpu, owner
 from tinygrad_cr.tape import Leaf, mode
 from tinygrad_cr.tensor import Tensor, wrap
 
+_ALLOCATIONS = frozenset({"empty", "empty_like"})
 _FILLS = {"zeros": 0, "zeros_like": 0, "ones": 1, "ones_like": 1}
 _TAKE_OUT = frozenset({"sum", "mean", "max", "min", "concatenate", "stack"})
 _IN_PLACE = frozenset({"copyto"})
@@ -155,7 +156,7 @@ class Program:
             return result
         result = np.asarray(result) if isinstance(result, np.generic) else result
         self.admit(result)
-        if name in _ALIGNED or is_view(result, args):
+        if name in _ALLOCATIONS or is_view(result, args):
             return result
         if type(function).__name__ == "ufunc" or name in _TAKE_OUT:
             self._array_call(functools.partial(function, out=result, **kwargs), args, on_host)
@@ -240,29 +241,17 @@ class _RecordedLibrary:
         if isinstance(function, type) or not callable(function):
             return function
 
-        if self._on_host and name in _ALIGNED:
-            function = functools.partial(_aligned, function, _ALIGNED[name])
-
         def call(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
             if mode.program is not self._program:
                 return result
+            if self._on_host and name in _ALLOCATIONS:
+                # Replays use it again and again.
+                result = on_a_line(result)
             return self._program.array_call(name, function, args, kwargs, result, self._on_host)
 
         setattr(self, name, call)
         return call
-
-
-def _aligned(function: Callable[..., Any], make: Callable[..., Array], *args: Any, **kwargs: Any) -> Array:
-    """What an allocation gives, on a cache line: replays use it again and again. Unusual orders stay as they are."""
-    return make(*args) if not kwargs else function(*args, **kwargs)
-
-
-def _like(array: Array) -> Array:
-    return aligned(array.shape, array.dtype) if array.flags.c_contiguous else np.empty_like(array)
-
-
-_ALIGNED: dict[str, Callable[..., Array]] = {"empty": aligned, "empty_like": _like}
 
 
 def _gpu_is_in_use() -> bool:
@@ -301,7 +290,7 @@ def _copied(value: Any) -> Any:
 
 
 def _copy(array: Array) -> Array:
-    if not isinstance(array, np.ndarray) or not array.flags.c_contiguous:
+    if type(array) is not np.ndarray or not array.flags.c_contiguous:
         return array.copy("K")
     copy = aligned(array.shape, array.dtype)
     copy[...] = array

@@ -192,6 +192,7 @@ def backward(root: Node | Leaf, seed: Array, xp: Any, retain_graph: bool = False
                     continue
                 if d.ndim == 0:
                     d = xp.asarray(d)
+                # Most often NumPy knows, which takes less time than `owns`.
                 fresh = d is not g and (d.base is None or owns(d))
                 if parent not in grads:
                     grads[parent] = d

@@ -24,11 +24,11 @@ class _Square(Vector):
 
     def __init__(self, context: Any, builder: Any, dtype: Any, masked: bool, rows: Any, columns: Any) -> None:
         super().__init__(context, builder, dtype)
-        self._context, self._masked, self._rows, self._inside = context, masked, rows, self.first(columns)
+        self._masked, self._rows, self._inside = masked, rows, self.first(columns)
 
     def place(self, kind: Any, array: Any, start: Any) -> Any:
         """Of element `start` of an array."""
-        data = self._context.make_array(kind)(self._context, self.builder, array).data
+        data = self.context.make_array(kind)(self.context, self.builder, array).data
         return self.builder.gep(data, [start])
 
     def places(self, kind: Any, array: Any, start: Any, pitch: Any) -> list[Any]:

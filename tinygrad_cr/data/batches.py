@@ -63,7 +63,7 @@ class Batches:
             _check_range(dataset.x, self._mean, self._scale, dtype)
         self._x = aligned((self.batch_size, dataset.features), dtype)
         # The kernel writes into x itself unless float64 rows are wanted in float32.
-        self._gathered = self._x if self._mean.dtype == dtype else np.empty(self._x.shape, self._mean.dtype)
+        self._gathered = self._x if self._mean.dtype == dtype else aligned(self._x.shape, self._mean.dtype)
         self._y = np.empty(self.batch_size, np.int64)
         self._cut: dict[int, tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]] = {}
 
