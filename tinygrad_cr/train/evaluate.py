@@ -53,10 +53,8 @@ class Evaluation:
         batches = Batches(data, ROWS, standardizer=standardizer, shuffle=False, dtype=dtype)
         self.rows, self.y, self.mean, self.scale = (xp.asarray(array) for array in batches.source())
         self.order = xp.arange(len(data))
-        room, labels = (
-            self.kernels.empty((batches.batch_size, data.features), dtype),
-            xp.empty(batches.batch_size, np.int64),
-        )
+        room = self.kernels.empty((batches.batch_size, data.features), dtype)
+        labels = xp.empty(batches.batch_size, np.int64)
         # The same objects each time, so that a compiled call knows them again.
         self.parts = {n: (room[:n], labels[:n]) for n in {batches.batch_size, (len(data) - 1) % ROWS + 1}}
         self.compiled: capturing | None = capturing(self._look, in_place=True)
