@@ -4,8 +4,9 @@ The model, a lower bound in the sense of a roofline whose two parts do not overl
 
 1. **Products.** The matrix products of one step alone: forward and dW of every layer, dX of every layer but the first.
    Each counts with the best rate that any library here reaches at exactly this shape and layout, with one thread or
-   all cores, its operands warm in cache: NumPy, SciPy's BLAS through numba, PyTorch. The best may differ from product
-   to product, which no real step could exploit.
+   all cores, its operands warm in cache: NumPy, SciPy's BLAS through numba, PyTorch, JAX and our own kernels, so that
+   no machine on which the others multiply badly flatters us. The best may differ from product to product, which no
+   real step could exploit; but where dropout or ReLU leaves zeros a step may multiply less than the whole product.
 2. **Bytes** that must move besides: the update reads weights, gradients and velocity and writes weights and velocity
    (5 x 4 bytes a parameter; the gradient's own write belongs to the product), and the gather reads a batch of rows and
    writes it as float32. They move at the bandwidth of a copy (bytes read plus written) measured on the spot: at the
@@ -29,10 +30,10 @@ from typing import Any
 
 from bench.machine import cores, l2_total
 from bench.process import ContestantError
+from bench.rates import ALL_CORES_ONLY, LIBRARIES
 from bench.workers import Worker
 from bench.workloads import RANDOM, Task
 
-LIBRARIES = ("numpy", "numba", "torch")
 FLOAT = 4
 
 
@@ -89,7 +90,7 @@ def limits(quick: bool) -> Iterator[Limits]:
         for library in LIBRARIES:
             if find_spec(library) is None:
                 continue
-            for threads in {cores()} if quick else sorted({1, cores()}):
+            for threads in {cores()} if quick or library in ALL_CORES_ONLY else sorted({1, cores()}):
                 environment = {
                     name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BENCH_THREADS")
                 }

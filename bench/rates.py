@@ -1,4 +1,8 @@
-"""How fast this machine's libraries multiply matrices and copy memory: the measurements behind the limit."""
+"""How fast the libraries here, ours among them, multiply matrices and copy memory: the measurements behind the limit.
+
+A product's operands lie as a training step has them, so it is told apart by them: ``x @ w`` has two C-contiguous
+factors, ``x.T @ dz`` a transposed first and ``dz @ w.T`` a transposed second one.
+"""
 
 from __future__ import annotations
 
@@ -119,11 +123,61 @@ class Torch:
         return repeat
 
 
+class Jax(NumPy):
+    """XLA's products, jitted. Its threads cannot be counted out: all cores. Copies are NumPy's."""
+
+    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+        import jax
+
+        # A transposed view would be copied into place; XLA is given what it is a view of and told to transpose.
+        first, second = a.flags.c_contiguous, b.flags.c_contiguous
+        product = jax.jit(lambda p, q: (p if first else p.T) @ (q if second else q.T))
+        p, q = jax.device_put((a if first else a.T, b if second else b.T))
+        np.copyto(out, product(p, q))
+
+        def repeat(calls: int) -> None:
+            for _ in range(calls):
+                product(p, q).block_until_ready()
+
+        return repeat
+
+
+class Ours(NumPy):
+    """The products inside our layers: forward with a bias of zeros, dW and dX without the rest. Copies are NumPy's."""
+
+    def __init__(self) -> None:
+        import tinygrad_cr
+        from tinygrad_cr.kernels import backend
+
+        tinygrad_cr.set_num_threads(int(os.environ.get("BENCH_THREADS", tinygrad_cr.get_num_threads())))
+        self.kernels = backend("cpu")
+
+    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+        call: Callable[..., None] = self.kernels.affine_backward
+        arguments: tuple[Any, ...]
+        if a.flags.c_contiguous and b.flags.c_contiguous:
+            call, arguments = self.kernels.affine, (a, b, np.zeros(b.shape[1], np.float32), out)
+        elif b.flags.c_contiguous:
+            arguments = (b, a.T, np.zeros_like(out), None, out, None)
+        else:
+            arguments = (a, np.zeros_like(out), b.T, out, None, None)
+
+        def repeat(calls: int) -> None:
+            for _ in range(calls):
+                call(*arguments)
+
+        return repeat
+
+
+LIBRARIES = {"numpy": NumPy, "numba": Numba, "torch": Torch, "jax": Jax, "tinygrad_cr": Ours}
+ALL_CORES_ONLY = {"jax"}
+
+
 class Rates:
     """The session of a worker that measures one library with one thread count."""
 
     def __init__(self, library: str) -> None:
-        self.library: Any = {"numpy": NumPy, "numba": Numba, "torch": Torch}[library]()
+        self.library: Any = LIBRARIES[library]()
 
     def products(self, products: list[list[Any]]) -> dict[str, Any]:
         """Seconds of each product; a product is [kind, rows, inner, outer]."""

@@ -17,8 +17,10 @@ from at_root import ROOT
 from bench import ensembles, search, worker
 from bench.contestants.ours import Compiled
 from bench.inputs import make_inputs
+from bench.rates import LIBRARIES, Rates, operands
 from bench.report import cliffs, ways
 from bench.workloads import Task
+from tinygrad_cr import get_num_threads, set_num_threads
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,6 +63,18 @@ def test_a_command_says_what_it_takes_and_refuses_the_rest(command: str) -> None
     assert (told.returncode, refused.returncode) == (0, 2)
     assert f"python -m bench {command}" in told.stdout
     assert "usage: " in refused.stderr
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("kind", ["forward", "dw", "dx"])
+def test_the_limit_is_that_of_the_very_products_of_a_step(library: str, kind: str) -> None:
+    pytest.importorskip(library)
+    threads = get_num_threads()
+    a, b, out = operands(kind, 5, 7, 3)
+    out.fill(np.nan)
+    Rates(library).library.product(a, b, out)(1)
+    set_num_threads(threads)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_of_steps_train_as_a_call_a_step_does_bit_for_bit() -> None:
