@@ -19,7 +19,7 @@ from .addresses import caller, further, publish
 from .board import SPARSE32, SPARSE64
 from .compiling import helper, kernel, primitive, reordering_helper
 from .memory import flat, on_stack, scratch
-from .packing import pack, pack_transposed
+from .packing import pack_transposed
 from .vectors import REGISTERS, Vector, lanes_of
 
 WORD_BITS = 64
@@ -189,6 +189,44 @@ def words_across(length: int) -> int:
     return int((length + WORD_BITS - 1) // WORD_BITS)
 
 
+@primitive
+def _copy_row(typing_context: Any, b: Any, start: Any, vectors: Any, last: Any, panel: Any, place: Any) -> Any:
+    """Copy a row of so many vectors, the last one `last` elements and zeros; 0, unless a number is infinite or NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = Vector(context, builder, b.dtype)
+        source, target = (
+            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+            for i in (0, 4)
+        )
+        whole = builder.sub(args[2], _I64(1))
+        before = builder.block
+        head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        j, vanishing = builder.phi(_I64), builder.phi(vector.type)
+        builder.cbranch(builder.icmp_signed("<", j, whole), body, end)
+        builder.position_at_end(body)
+        offset = builder.mul(j, _I64(vector.lanes))
+        value = vector.load(builder.gep(source, [offset]))
+        vector.store(value, builder.gep(target, [offset]))
+        following = builder.add(j, _I64(1)), vector.add_product(vanishing, value, vector.zero)
+        builder.branch(head)
+        for phi, first, later in zip((j, vanishing), (_I64(0), vector.zero), following, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, body)
+        builder.position_at_end(end)
+        offset = builder.mul(whole, _I64(vector.lanes))
+        value = vector.load(builder.gep(source, [offset]), vector.first(args[3]))
+        vector.store(value, builder.gep(target, [offset]))
+        # Of an infinite number 0 times it is NaN, and NaN is equal to nothing.
+        flags = builder.fcmp_unordered("uno", vector.add_product(vanishing, value, vector.zero), vector.zero)
+        return builder.zext(builder.bitcast(flags, ir.IntType(vector.lanes)), _I64)
+
+    n = types.int64
+    return n(b, n, n, n, panel, n), generate
+
+
 @reordering_helper
 def _vanishing(values: Array) -> Any:
     """0, or NaN if a value is infinite or NaN."""
@@ -199,27 +237,23 @@ def _vanishing(values: Array) -> Any:
 
 
 @helper
-def _unless_finite(panel: Array, depth: int) -> Any:
-    """Bits of all rows of a panel that holds infinity or NaN, else none."""
-    bits = (np.int64(1) << (depth - 1) << 1) - 1
-    return bits if _vanishing(panel) != 0 else np.int64(0)
-
-
-@helper
 def pack_wide(b: Array, transposed: bool, top: int, depth: int, left: int, width: int, panel: Array, pitch: int) -> Any:
-    """Copy at most `WORD_BITS` rows and `pitch` columns of b or of its transpose; the bits that `meet` sets always."""
+    """Copy at most `WORD_BITS` rows and `pitch` columns of b or of its transpose; the bits that `meet` sets always.
+
+    These are the bits of all rows if a number among them is infinite or NaN, else none.
+    """
+    lanes = lanes_of(b)
+    vectors = (width + lanes - 1) // lanes
+    finite = True
     if transposed:
         pack_transposed(b, top, depth, left, width, panel, pitch)
+        for k in range(depth):
+            finite &= _vanishing(panel[k * pitch : k * pitch + vectors * lanes]) == 0
     else:
-        pack(b, top, depth, left, width, panel, 0, pitch, 0, pitch)
-    lanes = lanes_of(b)
-    used = (width + lanes - 1) // lanes * lanes
-    if used == pitch:
-        return _unless_finite(panel[: depth * pitch], depth)
-    bits = np.int64(0)
-    for k in range(depth):
-        bits |= _unless_finite(panel[k * pitch : k * pitch + used], depth)
-    return bits
+        last = width - (vectors - 1) * lanes
+        for k in range(depth):
+            finite &= _copy_row(b, (top + k) * b.shape[1] + left, vectors, last, panel, k * pitch) == 0
+    return np.int64(0) if finite else (np.int64(1) << (depth - 1) << 1) - 1
 
 
 @helper

@@ -31,7 +31,7 @@ from .threads import launch
 from .updates import step_block, step_turned_block
 from .vectors import REGISTERS, lanes_of
 
-TURNING = 16 if REGISTERS == 32 else 6
+TURNING = 8 if REGISTERS == 32 else 6
 """Samples whose sums take as long as transposing the result, with AVX-512 and without."""
 TURNED_AT_ONCE = 64
 """Rows of the transpose of a factor that one thread makes at a time."""
@@ -45,6 +45,13 @@ FEATURES_TOGETHER = 16
 """Whose rows of dW one thread computes."""
 DENSE, SPARSE_X, SPARSE_DY = range(3)
 """Ways to compute dW."""
+
+
+@helper
+def copy(source: Array, target: Array) -> None:
+    """Numbers to where others are; numba assigns to a slice one by one, as they might overlap or be only one."""
+    for k in range(source.size):
+        target[k] = source[k]
 
 
 @helper
@@ -167,7 +174,7 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
                 runs, length = (1, some * columns) if group == columns else (some, width)
                 for i in range(runs):
                     place = (first + i) * columns + left
-                    gradient[place : place + length] = space[i * group : i * group + length]
+                    copy(space[i * group : i * group + length], gradient[place : place + length])
             if not at_once:
                 step_block(w, update, (first, some), (left, width), space, 0, group)
 
