@@ -22,7 +22,7 @@ from tinygrad_cr.train.moment import Moment
 if TYPE_CHECKING:
     from tinygrad_cr.train.trainer import Trainer
 
-SHARED_BYTES = 1 << 22
+SHARED_BYTES = 1 << 23
 """Of minibatches that all members see, gathered at a time: as many steps are made before a core turns to the next."""
 SHARED_BYTES_ON_GPU = 1 << 26
 """There it saves calls."""
