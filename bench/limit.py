@@ -1,22 +1,24 @@
 """What the machine allows: the least time that a training step could take.
 
-The model, a lower bound in the sense of a roofline whose two parts do not overlap:
+The model, a roofline whose two parts do not overlap:
 
 1. **Products.** The matrix products of one step alone: forward and dW of every layer, dX of every layer but the first.
    Each counts with the best rate that any library here reaches at exactly this shape and layout, with one thread or
    all cores, its operands warm in cache: NumPy, SciPy's BLAS through numba, PyTorch, JAX and our own kernels, so that
    no machine on which the others multiply badly flatters us. The best may differ from product to product, which no
-   real step could exploit; but where dropout or ReLU leaves zeros a step may multiply less than the whole product.
-2. **Bytes** that must move besides: the update reads weights, gradients and velocity and writes weights and velocity
-   (5 x 4 bytes a parameter; the gradient's own write belongs to the product), and the gather reads a batch of rows and
-   writes it as float32. They move at the bandwidth of a copy (bytes read plus written) measured on the spot: at the
-   bandwidth of a copy that stays within the second-level caches if what is moved again in each step (12 bytes a
-   parameter; the data set, for the rows read) fits into all cores' second-level caches together, else at that of a
-   copy eight times as large.
+   real step could exploit.
+2. **Bytes** that must move besides: the update reads and writes weights and velocity (4 x 4 bytes a parameter; a
+   gradient is used while it is in registers), and the gather reads a batch of rows and writes it as float32. They move
+   at the bandwidth of a copy (bytes read plus written) measured on the spot: at the bandwidth of a copy that stays
+   within the second-level caches if what is moved again in each step (8 bytes a parameter; the data set, for the rows
+   read) fits into all cores' second-level caches together, else at that of a copy eight times as large.
 
 Activations, masks, biases and the loss are not counted: a perfect step does them while the data is in registers. So
 the ratio to the limit includes them as overhead. For networks as small as A, the calls themselves are most of the
 limit, and the absolute bar of the suite says more.
+
+A real step can stay below: where dropout or ReLU leaves zeros it multiplies less than the whole product, and while one
+core waits for bytes the other multiplies.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Any
 
 from bench.machine import cores, l2_total
 from bench.process import ContestantError
-from bench.rates import ALL_CORES_ONLY, LIBRARIES
+from bench.rates import LIBRARIES
 from bench.workers import Worker
 from bench.workloads import RANDOM, Task
 
@@ -52,7 +54,7 @@ def moved_bytes(task: Task) -> dict[str, int]:
     parameters = sum((a + 1) * b for a, b in pairwise(task.sizes))
     row = task.sizes[0] * (FLOAT if task.data == RANDOM else 1)
     moved = {"cache": 0, "memory": 0}
-    moved["cache" if 3 * FLOAT * parameters <= room else "memory"] += 5 * FLOAT * parameters
+    moved["cache" if 2 * FLOAT * parameters <= room else "memory"] += 4 * FLOAT * parameters
     moved["cache" if task.rows * row <= room else "memory"] += task.batch * row
     written = task.batch * task.sizes[0] * FLOAT
     moved["cache" if written <= room else "memory"] += written
@@ -60,23 +62,46 @@ def moved_bytes(task: Task) -> dict[str, int]:
 
 
 class Limits:
-    """Workers that measure products and copies, one for each library and thread count."""
+    """Workers that measure products and copies, one for each library and thread count.
 
-    def __init__(self, workers: dict[str, Worker]) -> None:
-        self._workers = workers
+    Attributes:
+        failed: the libraries and thread counts that could not be measured, and why: the limit is without them.
+    """
+
+    def __init__(self, workers: dict[str, Worker], failed: dict[str, str]) -> None:
+        self._workers, self.failed = workers, failed
         self.copy_bytes = {"cache": l2_total() // 2, "memory": 8 * l2_total()}
 
     def product_seconds(self, wanted: list[list[Any]]) -> dict[str, list[float]]:
         """Seconds of each product, for each library and thread count."""
-        return {name: worker("products", products=wanted)["seconds"] for name, worker in self._workers.items()}
+        return {name: reply["seconds"] for name, reply in self._ask("products", products=wanted).items()}
 
     def bandwidths(self) -> dict[str, dict[str, float]]:
         """Bytes a second in "cache" and "memory", for each library and thread count."""
-        found = {}
-        for name, worker in self._workers.items():
-            rates = worker("bandwidths", sizes=list(self.copy_bytes.values()))["bytes_per_second"]
-            found[name] = dict(zip(self.copy_bytes, rates, strict=True))
-        return found
+        replies = self._ask("bandwidths", sizes=list(self.copy_bytes.values()))
+        return {name: dict(zip(self.copy_bytes, r["bytes_per_second"], strict=True)) for name, r in replies.items()}
+
+    @property
+    def libraries(self) -> list[str]:
+        """The libraries and thread counts that are measured."""
+        return list(self._workers)
+
+    def _ask(self, what: str, **arguments: Any) -> dict[str, dict[str, Any]]:
+        """A reply of each worker; one that fails is asked no more.
+
+        Raises:
+            ContestantError: none is left.
+        """
+        replies = {}
+        for name, worker in list(self._workers.items()):
+            try:
+                replies[name] = worker(what, **arguments)
+            except ContestantError as problem:
+                self.failed[name] = str(problem)
+                del self._workers[name]
+        if not replies:
+            raise ContestantError(f"no library is left to measure the limit with: {self.failed}")
+        return replies
 
 
 @contextlib.contextmanager
@@ -86,18 +111,22 @@ def limits(quick: bool) -> Iterator[Limits]:
     quick: all cores only, not one as well.
     """
     with ExitStack() as stack:
-        workers = {}
+        workers, failed = {}, {}
         for library in LIBRARIES:
             if find_spec(library) is None:
                 continue
-            for threads in {cores()} if quick or library in ALL_CORES_ONLY else sorted({1, cores()}):
+            for threads in {cores()} if quick else sorted({1, cores()}):
                 environment = {
                     name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BENCH_THREADS")
                 }
-                with contextlib.suppress(ContestantError):
-                    worker = stack.enter_context(Worker(f"limit:{library}", environment))
-                    workers[f"{library}, {threads} thread{'s' if threads > 1 else ''}"] = worker
-        yield Limits(workers)
+                if threads == 1:
+                    environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+                name = f"{library}, {threads} thread{'s' if threads > 1 else ''}"
+                try:
+                    workers[name] = stack.enter_context(Worker(f"limit:{library}", environment))
+                except ContestantError as problem:
+                    failed[name] = str(problem)
+        yield Limits(workers, failed)
 
 
 def limit_seconds(

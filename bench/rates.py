@@ -1,8 +1,4 @@
-"""How fast the libraries here, ours among them, multiply matrices and copy memory: the measurements behind the limit.
-
-A product's operands lie as a training step has them, so it is told apart by them: ``x @ w`` has two C-contiguous
-factors, ``x.T @ dz`` a transposed first and ``dz @ w.T`` a transposed second one.
-"""
+"""How fast the libraries here, and our kernels, multiply matrices and copy memory: what the limit is made of."""
 
 from __future__ import annotations
 
@@ -51,7 +47,9 @@ def operands(kind: str, rows: int, inner: int, outer: int) -> tuple[Any, Any, An
 class NumPy:
     """NumPy's own OpenBLAS; its thread count comes from the environment."""
 
-    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+    def product(self, kind: str, a: Any, b: Any, out: Any) -> Repeat:
+        """Calls that multiply the factors that `operands` gives, in this library's fastest way."""
+
         def repeat(calls: int) -> None:
             for _ in range(calls):
                 np.matmul(a, b, out=out)
@@ -86,7 +84,7 @@ class Numba:
         numba.set_num_threads(int(os.environ.get("BENCH_THREADS", numba.get_num_threads())))
         self.products, self.copies = products, copies
 
-    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+    def product(self, kind: str, a: Any, b: Any, out: Any) -> Repeat:
         return lambda calls: self.products(a, b, out, calls)
 
     def copy(self, source: Any, target: Any) -> Repeat:
@@ -102,7 +100,7 @@ class Torch:
         self.torch = torch
         torch.set_num_threads(int(os.environ.get("BENCH_THREADS", torch.get_num_threads())))
 
-    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+    def product(self, kind: str, a: Any, b: Any, out: Any) -> Repeat:
         torch = self.torch
         p, q, r = (torch.from_numpy(m) for m in (a, b, out))
 
@@ -124,15 +122,15 @@ class Torch:
 
 
 class Jax(NumPy):
-    """XLA's products, jitted. Its threads cannot be counted out: all cores. Copies are NumPy's."""
+    """XLA's products, jitted. Copies are NumPy's."""
 
-    def product(self, a: Any, b: Any, out: Any) -> Repeat:
+    def product(self, kind: str, a: Any, b: Any, out: Any) -> Repeat:
         import jax
 
         # A transposed view would be copied into place; XLA is given what it is a view of and told to transpose.
-        first, second = a.flags.c_contiguous, b.flags.c_contiguous
-        product = jax.jit(lambda p, q: (p if first else p.T) @ (q if second else q.T))
-        p, q = jax.device_put((a if first else a.T, b if second else b.T))
+        turned = [m.T if kind == of else m for m, of in ((a, "dw"), (b, "dx"))]
+        product = jax.jit(lambda p, q: (p.T if kind == "dw" else p) @ (q.T if kind == "dx" else q))
+        p, q = jax.device_put(turned)
         np.copyto(out, product(p, q))
 
         def repeat(calls: int) -> None:
@@ -152,15 +150,13 @@ class Ours(NumPy):
         tinygrad_cr.set_num_threads(int(os.environ.get("BENCH_THREADS", tinygrad_cr.get_num_threads())))
         self.kernels = backend("cpu")
 
-    def product(self, a: Any, b: Any, out: Any) -> Repeat:
-        call: Callable[..., None] = self.kernels.affine_backward
-        arguments: tuple[Any, ...]
-        if a.flags.c_contiguous and b.flags.c_contiguous:
-            call, arguments = self.kernels.affine, (a, b, np.zeros(b.shape[1], np.float32), out)
-        elif b.flags.c_contiguous:
-            arguments = (b, a.T, np.zeros_like(out), None, out, None)
-        else:
-            arguments = (a, np.zeros_like(out), b.T, out, None, None)
+    def product(self, kind: str, a: Any, b: Any, out: Any) -> Repeat:
+        unused = np.zeros_like(out)
+        call, *arguments = {
+            "forward": (self.kernels.affine, a, b, unused[0], out),
+            "dw": (self.kernels.affine_backward, b, a.T, unused, None, out, None),
+            "dx": (self.kernels.affine_backward, a, unused, b.T, out, None, None),
+        }[kind]
 
         def repeat(calls: int) -> None:
             for _ in range(calls):
@@ -170,7 +166,6 @@ class Ours(NumPy):
 
 
 LIBRARIES = {"numpy": NumPy, "numba": Numba, "torch": Torch, "jax": Jax, "tinygrad_cr": Ours}
-ALL_CORES_ONLY = {"jax"}
 
 
 class Rates:
@@ -184,7 +179,7 @@ class Rates:
         found = []
         for kind, *shape in products:
             a, b, out = operands(kind, *shape)
-            found.append(best(self.library.product(a, b, out)) if math.prod(shape) else 0.0)
+            found.append(best(self.library.product(kind, a, b, out)) if math.prod(shape) else 0.0)
         return {"seconds": found}
 
     def bandwidths(self, sizes: list[int]) -> dict[str, Any]:

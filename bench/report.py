@@ -210,6 +210,10 @@ def machine(results: dict[str, Any]) -> str:
     if not results["fashion_mnist"]:
         lines.append("- Fashion-MNIST was not on this machine: random bytes of its size stand in for it.")
     lines += [f"- {BY_NAME[name].title}: skipped, {reason}" for name, reason in results["skipped"].items()]
+    limit = results.get("limit", {"measured": [], "failed": {}})
+    if limit["measured"]:
+        lines.append(f"- The limit is the best of {'; '.join(limit['measured'])}")
+    lines += [f"- The limit is without {name}, which failed: {reason}" for name, reason in limit["failed"].items()]
     failures = {
         f"- {BY_NAME[name].title} failed on {task}: {reason}"
         for task, record in results["tasks"].items()

@@ -160,6 +160,8 @@ def run(options: Options, say: Say, keep: Callable[[dict[str, Any]], None]) -> d
                 keep(results | {"seconds": time.time() - begin})
             if "memory" in options.groups:
                 results["memory"] = memory(field, make_tasks(options.quick), results["tasks"], options, say)
+            if limits is not None:
+                results["limit"] = {"measured": limits.libraries, "failed": limits.failed}
         results["idle_cpu_seconds"] = field.idle_cpu_seconds
         if "start" in options.groups:
             say("start")

@@ -8,19 +8,22 @@ import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from at_root import ROOT
-from bench import ensembles, search, worker
+from bench import ensembles, kernels, limit, search, worker
 from bench.contestants.ours import Compiled
 from bench.inputs import make_inputs
+from bench.process import ContestantError
 from bench.rates import LIBRARIES, Rates, operands
-from bench.report import cliffs, ways
+from bench.report import bars, cliffs, ways
 from bench.workloads import Task
 from tinygrad_cr import get_num_threads, set_num_threads
+from tinygrad_cr.kernels import KERNELS, backend
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,14 +70,96 @@ def test_a_command_says_what_it_takes_and_refuses_the_rest(command: str) -> None
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("kind", ["forward", "dw", "dx"])
-def test_the_limit_is_that_of_the_very_products_of_a_step(library: str, kind: str) -> None:
+@pytest.mark.parametrize("size", [(5, 7, 3), (1, 7, 3), (5, 1, 3), (5, 7, 1)])
+def test_the_limit_is_that_of_the_very_products_of_a_step(library: str, kind: str, size: tuple[int, int, int]) -> None:
     pytest.importorskip(library)
     threads = get_num_threads()
-    a, b, out = operands(kind, 5, 7, 3)
+    a, b, out = operands(kind, *size)
     out.fill(np.nan)
-    Rates(library).library.product(a, b, out)(1)
-    set_num_threads(threads)
+    try:
+        Rates(library).library.product(kind, a, b, out)(1)
+    finally:
+        set_num_threads(threads)
     np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
+
+
+def test_our_products_are_measured_with_the_kernels_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    ours = LIBRARIES["tinygrad_cr"]()
+    monkeypatch.setattr(
+        ours, "kernels", SimpleNamespace(**{k: lambda *_, k=k: called.append(k) for k in ("affine", "affine_backward")})
+    )
+    for kind in ("forward", "dw", "dx"):
+        # A row alone is contiguous either way.
+        ours.product(kind, *operands(kind, 1, 7, 3))(1)
+    assert called == ["affine", "affine_backward", "affine_backward"]
+
+
+def test_the_limit_of_a_step_is_its_products_at_their_best_and_what_moves() -> None:
+    task = Task("A", "A", "train", (64, 32, 10), 32, 320)
+    assert [tuple(p) for p in limit.products(task)] == [
+        ("forward", 32, 64, 32),
+        ("dw", 32, 64, 32),
+        ("forward", 32, 32, 10),
+        ("dw", 32, 32, 10),
+        ("dx", 32, 32, 10),
+    ]
+    # Weights and velocity there and back, the rows of a minibatch there and back: all of it fits into a cache.
+    assert limit.moved_bytes(task) == {"cache": 4 * 4 * (65 * 32 + 33 * 10) + 2 * 4 * 32 * 64, "memory": 0}
+    rounds = [{"a": [1.0, 9.0, 1.0, 1.0, 1.0], "b": [2.0, 2.0, 2.0, 2.0, 2.0]}, {"a": [3.0, 3.0, 0.5, 3.0, 3.0]}]
+    found = limit.limit_seconds(
+        task, rounds, [{"a": {"cache": 1e4, "memory": 1.0}, "b": {"cache": 1e5, "memory": 1.0}}]
+    )
+    assert [p["by"] for p in found["products"]] == ["a", "b", "a", "a", "a"]
+    assert found["seconds"] == pytest.approx(1 + 2 + 0.5 + 1 + 1 + found["moved_bytes"]["cache"] / 1e5)
+
+
+def test_a_library_that_dies_is_named_and_the_limit_is_that_of_the_others() -> None:
+    def fine(what: str, **_: Any) -> dict[str, Any]:
+        return {"seconds": [1.0], "bytes_per_second": [2.0, 3.0]}
+
+    def dying(what: str, **_: Any) -> dict[str, Any]:
+        raise ContestantError("it died")
+
+    limits = limit.Limits(cast(Any, {"numpy": fine, "jax": dying}), {})
+    assert limits.product_seconds([["forward", 1, 1, 1]]) == {"numpy": [1.0]}
+    assert limits.bandwidths() == {"numpy": {"cache": 2.0, "memory": 3.0}}
+    assert (limits.libraries, limits.failed) == (["numpy"], {"jax": "it died"})
+
+
+def test_each_bar_is_printed_as_met_or_by_how_much_it_is_missed() -> None:
+    def record(ours: float, theirs: float, least: float) -> dict[str, Any]:
+        rounds = {"compiled": [[ours]], "eager": [[2 * ours]], "jax": [[theirs]]}
+        return {"rounds": rounds, "limit": {"seconds": least}, "task": asdict(Task("B", "B", "train", (3, 2), 1, 9))}
+
+    entries = {
+        name: {"ours": name != "jax", "stepwise": True, "trains": True, "title": name}
+        for name in ("compiled", "eager", "jax")
+    }
+    results = {"tasks": {"B": record(1e-5, 3e-5, 1e-5), "C": record(1e-5, 1.2e-5, 5e-6)}, "contestants": entries}
+    lines = [line for line in bars(results).splitlines() if line.startswith("| ") and "promised" not in line]
+    assert "| B | at least 2x faster | 3.00x faster | jax | yes |" in lines
+    assert "| B | at most 1.6x the limit | 1.00x the limit | ours: compiled | yes |" in lines
+    assert "| C | at least 1.8x faster | 1.20x faster | jax | no, by a factor of 1.50 |" in lines
+    assert "| C | at most 1.5x the limit | 2.00x the limit | ours: compiled | no, by a factor of 1.33 |" in lines
+
+
+def test_a_kernel_that_is_wrong_is_not_timed() -> None:
+    known = kernels.cases(quick=True)
+    assert set(known) == set(KERNELS)
+    case, relu = known["relu"], backend("cpu").relu
+    assert kernels.disagreement(relu, backend("reference").relu, case) is None
+
+    def off_by_a_little(x: Any, out: Any) -> None:
+        relu(x, out)
+        out[3] += 1e-2
+
+    def careless(x: Any, out: Any) -> None:
+        relu(x, out)
+        x[0] = 7
+
+    assert "out is off by 0.01" in str(kernels.disagreement(off_by_a_little, backend("reference").relu, case))
+    assert kernels.disagreement(careless, backend("reference").relu, case) == "changed its input x"
 
 
 def test_blocks_of_steps_train_as_a_call_a_step_does_bit_for_bit() -> None:

@@ -16,6 +16,8 @@ from tinygrad_cr import Tensor, data, nn, no_grad, ops, optim
 from tinygrad_cr.kernels import backend
 from tinygrad_cr.random import member_generators
 from tinygrad_cr.tape import each_member
+from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS as STEPS_A_CALL
+from tinygrad_cr.train.updates import SHARED_BYTES
 
 
 class Training:
@@ -55,10 +57,6 @@ class Training:
         self.model.eval()
         with no_grad():
             return float(np.mean(self.model(Tensor(x)).numpy().argmax(axis=1) == y))
-
-
-STEPS_A_CALL, SHARED_BYTES = 50, 1 << 22
-"""As the `Trainer` has them: steps between two looks at the costs, and of minibatches that all members see."""
 
 
 class Blocks(Training):
