@@ -110,9 +110,11 @@ def test_products_of_mostly_zeros_equal_reference(dtype: Any, size: Size, sparse
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_zero_times_infinity_is_not_skipped(dtype: Any, size: Size, sparse: str, value: float) -> None:
     """In the factor that is read only where the other one is not zero, one element after the other."""
+    rng = np.random.default_rng(0)
     for kernel, given in arguments(dtype, size, sparse).items():
         for name in ("w", *{"x", "dy"} - {sparse}):
-            for place in (0, -1) if name in given else ():
+            # The ends, and somewhere inside of panels and of their vectors.
+            for place in (0, -1, *rng.integers(given[name].size, size=4)) if name in given else ():
                 factor = given[name].copy()
                 factor.reshape(-1)[place] = value
                 with np.errstate(invalid="ignore"):

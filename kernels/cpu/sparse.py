@@ -247,8 +247,11 @@ def pack_wide(b: Array, transposed: bool, top: int, depth: int, left: int, width
     finite = True
     if transposed:
         pack_transposed(b, top, depth, left, width, panel, pitch)
-        for k in range(depth):
-            finite &= _vanishing(panel[k * pitch : k * pitch + vectors * lanes]) == 0
+        used = vectors * lanes
+        # Behind them there is what was in the panel before.
+        rows, length = (1, depth * pitch) if used == pitch else (depth, used)
+        for k in range(rows):
+            finite &= _vanishing(panel[k * pitch : k * pitch + length]) == 0
     else:
         last = width - (vectors - 1) * lanes
         for k in range(depth):

@@ -48,8 +48,8 @@ DENSE, SPARSE_X, SPARSE_DY = range(3)
 
 
 @helper
-def copy(source: Array, target: Array) -> None:
-    """Numbers to where others are; numba assigns to a slice one by one, as they might overlap or be only one."""
+def _copy(source: Array, target: Array) -> None:
+    """As an assignment to a slice, which numba makes number by number: it cannot know that the two do not overlap."""
     for k in range(source.size):
         target[k] = source[k]
 
@@ -90,7 +90,7 @@ def _gated_chunk(dy: Array, y: Array, factor: float, db: Array, room: Any, group
         rows = min(TURNED_AT_ONCE, right - first)
         sums = on_stack(dy)
         pack_gated(dy, y, factor, first, rows, sums, turned, first * pitch, pitch)
-        db[first : first + rows] = sums[:rows]
+        _copy(sums[:rows], db[first : first + rows])
         write_words(turned, first * pitch, pitch, rows, batch, words, first * words_across(batch))
 
 
@@ -174,7 +174,7 @@ def _sparse_dy_chunk(turned: Any, x: Array, dw: Array, w: Array, update: Any, pa
                 runs, length = (1, some * columns) if group == columns else (some, width)
                 for i in range(runs):
                     place = (first + i) * columns + left
-                    copy(space[i * group : i * group + length], gradient[place : place + length])
+                    _copy(space[i * group : i * group + length], gradient[place : place + length])
             if not at_once:
                 step_block(w, update, (first, some), (left, width), space, 0, group)
 
