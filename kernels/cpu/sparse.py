@@ -20,6 +20,7 @@ from .board import SPARSE32, SPARSE64
 from .compiling import helper, kernel, primitive, reordering_helper
 from .memory import flat, on_stack, scratch
 from .packing import pack_transposed
+from .tile import summing_loop
 from .vectors import REGISTERS, Vector, lanes_of
 
 WORD_BITS = 64
@@ -199,28 +200,17 @@ def _copy_row(typing_context: Any, b: Any, start: Any, vectors: Any, last: Any, 
             builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
             for i in (0, 4)
         )
-        whole = builder.sub(args[2], _I64(1))
-        before = builder.block
-        head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        j, vanishing = builder.phi(_I64), builder.phi(vector.type)
-        builder.cbranch(builder.icmp_signed("<", j, whole), body, end)
-        builder.position_at_end(body)
-        offset = builder.mul(j, _I64(vector.lanes))
-        value = vector.load(builder.gep(source, [offset]))
-        vector.store(value, builder.gep(target, [offset]))
-        following = builder.add(j, _I64(1)), vector.add_product(vanishing, value, vector.zero)
-        builder.branch(head)
-        for phi, first, later in zip((j, vanishing), (_I64(0), vector.zero), following, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, body)
-        builder.position_at_end(end)
-        offset = builder.mul(whole, _I64(vector.lanes))
-        value = vector.load(builder.gep(source, [offset]), vector.first(args[3]))
-        vector.store(value, builder.gep(target, [offset]))
+
+        def copied(sums: dict[Any, Any], j: Any, mask: Any = None) -> dict[Any, Any]:
+            offset = builder.mul(j, _I64(vector.lanes))
+            value = vector.load(builder.gep(source, [offset]), mask)
+            vector.store(value, builder.gep(target, [offset]))
+            return {0: vector.add_product(sums[0], value, vector.zero)}
+
+        j, sums = summing_loop(builder, _I64(0), {0: vector.zero}, 1, builder.sub(args[2], _I64(1)), copied)
+        vanishing = copied(sums, j, vector.first(args[3]))[0]
         # Of an infinite number 0 times it is NaN, and NaN is equal to nothing.
-        flags = builder.fcmp_unordered("uno", vector.add_product(vanishing, value, vector.zero), vector.zero)
+        flags = builder.fcmp_unordered("uno", vanishing, vector.zero)
         return builder.zext(builder.bitcast(flags, ir.IntType(vector.lanes)), _I64)
 
     n = types.int64
