@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import tinygrad_cr
 from tinygrad_cr import Generator, Tensor, nn, no_grad, ops, optim
 from tinygrad_cr.errors import CaptureError
 from tinygrad_cr.kernels.cpu.threads import usable_cores
 from tinygrad_cr.op_table import CASES, Case
+from tinygrad_cr.structure import arrays_of
 from tinygrad_cr.tensor import record
 
 X = np.linspace(-1, 1, 12 * 6, dtype="float32").reshape(12, 6)
@@ -465,25 +468,40 @@ def halved(optimizer: optim.SGD) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize("finish", [twice, halved])
-def test_a_replay_updates_weights_early_only_where_nothing_else_touches_them(finish: Any) -> None:
-    """One call that covers the whole flat buffer stands between a layer's gradient and its update."""
-    found = []
-    for wrap in (tinygrad_cr.compile, lambda fn: fn):
-        model = nn.MLP([6, 5, 4, 3], generator=0)
-        optimizer = optim.SGD(model, lr=0.1, momentum=0.9)
+def copied_afterwards(optimizer: optim.SGD) -> None:
+    gradients, xp = optimizer.flat.gradients, optimizer.flat.backend.xp
+    optimizer.step()
+    xp.multiply(xp.asarray(1.0, gradients.dtype), gradients, out=optimizer.velocity)
 
-        def step(x: Tensor, y: Any, model: Any = model, optimizer: Any = optimizer) -> Tensor:
-            optimizer.zero_grad()
-            loss = ops.cross_entropy(model(x), y)
-            loss.backward()
-            finish(optimizer)
-            return loss
 
-        run = wrap(step)
-        x = Tensor(np.random.default_rng(0).normal(size=(8, 6)).astype("float32"))
-        for _ in range(3):
-            run(x, np.arange(8) % 3)
-        found.append((np.array(model.flat().values), np.array(optimizer.velocity)))
-    for replayed, eager in zip(*found, strict=True):
+def steps_with(finish: Callable[[optim.SGD], Any], way: str) -> tuple[NDArray[Any], ...]:
+    """Parameters, velocity, gradients that can be seen and results after five steps that end like this."""
+    model = nn.MLP([6, 5, 4, 3], generator=0)
+    optimizer = optim.SGD(model, lr=0.1, momentum=0.9)
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = ops.cross_entropy(model(Tensor(x)), y)
+        loss.backward()
+        found = finish(optimizer)
+        return loss if found is None else (loss, found)
+
+    x = np.random.default_rng(0).normal(size=(5, 8, 6)).astype("float32")
+    y = np.arange(40).reshape(5, 8) % 3
+    compiled = tinygrad_cr.compile(step)
+    if way == "scan":
+        results = arrays_of(compiled.scan(x, y))
+    else:
+        run = compiled if way == "call" else step
+        each = [[np.array(a) for a in arrays_of(run(*arguments))] for arguments in zip(x, y, strict=True)]
+        results = [np.stack(parts) for parts in zip(*each, strict=True)]
+    gradients = [np.array(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+    return np.array(model.flat().values), np.array(optimizer.velocity), *gradients, *results
+
+
+@pytest.mark.parametrize("way", ["call", "scan"])
+@pytest.mark.parametrize("finish", [optim.SGD.step, twice, halved, copied_afterwards])
+def test_a_replay_updates_weights_early_only_where_nothing_else_touches_them(finish: Any, way: str) -> None:
+    """One call that covers the whole flat buffer stands between a layer's gradient and its update, or after them."""
+    for replayed, eager in zip(steps_with(finish, way), steps_with(finish, "eager"), strict=True):
         np.testing.assert_array_equal(replayed, eager)

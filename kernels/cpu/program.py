@@ -390,8 +390,9 @@ def fuse(calls: list[Call]) -> tuple[list[Call | Tables], dict[tuple[int, int], 
 def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[Any, Any]:
     """Let gradients that row s uses update their weights as they are computed; spans less theirs, and l2, for row s.
 
-    That is allowed where no call between the two touches the weights, their gradient or their velocity, in whatever
-    larger or smaller piece. Where updates are measured, it has to be seen afterwards what they were: in the velocity.
+    That is allowed where no call between the two touches the weights or their velocity, in whatever larger or smaller
+    piece, and none but the two the gradient, which need not be written then. Where updates are measured, it has to be
+    seen afterwards what they were: in the velocity.
     """
     *buffers, spans, l2 = calls[s][1][:5]
     left, l2 = np.array(spans, order="C"), np.ascontiguousarray(l2)
@@ -401,7 +402,9 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[
         param, grad, velocity = map(address_of, parts)
         made = [r for r in range(s) if table[r, 0] in (AFFINE_BACKWARD, FUSED_BACKWARD) and table[r, 8] == grad]
         r = made[-1] if made else s
+        others = [*_arrays(calls[:r]), *_arrays(calls[s + 1 :])]
         touched = any(np.may_share_memory(array, part) for array in _arrays(calls[r + 1 : s]) for part in parts)
+        touched |= any(np.may_share_memory(array, parts[1]) for array in others)
         if r < s and table[r, 5] == param and table[r, 2] * table[r, 3] == stop - start and not touched:
             table[r, UPDATE : UPDATE + 3] = s, velocity, k
             numbers[r, 1] = l2[k]
