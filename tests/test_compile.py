@@ -505,3 +505,38 @@ def test_a_replay_updates_weights_early_only_where_nothing_else_touches_them(fin
     """One call that covers the whole flat buffer stands between a layer's gradient and its update, or after them."""
     for replayed, eager in zip(steps_with(finish, way), steps_with(finish, "eager"), strict=True):
         np.testing.assert_array_equal(replayed, eager)
+
+
+def forgotten(optimizer: optim.SGD) -> None:
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def shown_and_forgotten(optimizer: optim.SGD) -> Tensor:
+    optimizer.step()
+    shown = Tensor(optimizer.flat.gradients)
+    optimizer.zero_grad()
+    return shown
+
+
+@pytest.mark.parametrize("way", ["call", "scan"])
+@pytest.mark.parametrize("finish", [forgotten, shown_and_forgotten])
+def test_a_step_may_forget_its_gradients_at_the_end(finish: Any, way: str) -> None:
+    for replayed, eager in zip(steps_with(finish, way), steps_with(finish, "eager"), strict=True):
+        np.testing.assert_array_equal(replayed, eager)
+
+
+def test_gradients_that_are_forgotten_are_not_written() -> None:
+    training = Training()
+
+    def step(x: Any, y: Any) -> None:
+        training.step(Tensor(x), y)
+        training.optimizer.zero_grad()
+
+    compiled = tinygrad_cr.compile(step)
+    compiled(X, Y)
+    training.optimizer.flat.gradients.fill(7)
+    compiled(X, Y)
+    assert all(parameter.grad is None for parameter in training.model.parameters())
+    weights = [parameter.grad_view for parameter in training.model.parameters() if parameter.ndim == 2]
+    assert [float(view.min()) for view in weights] == [float(view.max()) for view in weights] == [7, 7]

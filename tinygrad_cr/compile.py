@@ -31,7 +31,9 @@ class compile:
 
     Args:
         fn: takes tensors, arrays and plain values, returns a tensor, a tuple of them, or None. A whole training step
-            is such a function: zero_grad, forward, backward and ``optimizer.step()``.
+            is such a function: zero_grad, forward, backward and ``optimizer.step()``. One that ends with another
+            zero_grad takes less time: gradients that nobody can look at afterwards are used where they are computed,
+            and not written.
         in_place: capture tensor and array arguments by reference: the caller passes the same arrays each time, filled
             anew. Otherwise they are copied in.
 

@@ -65,6 +65,14 @@ class HostReplay:
         self._one_table: bool | None = None
         self._arrays = [*arrays_of(tuple(inputs)), *arrays_of(result)]
         self._written: _Written | None = None
+        if len(self.captured) == 1 and not isinstance(self.captured[0], tuple):
+            self.captured[0].keeps_gradients = self._shows_gradients()
+
+    def _shows_gradients(self) -> bool:
+        """Whether gradients can be looked at after the calls; not if the function ends with `zero_grad`."""
+        places = [leaf.grad_view for leaf, _ in self.grads if leaf.grad_view is not None]
+        shown = any(np.may_share_memory(array, place) for array in self._arrays for place in places)
+        return shown or any(grad is not None for _, grad in self.grads)
 
     def choose(self, active: Any) -> None:
         """Make the calls of these members alone."""

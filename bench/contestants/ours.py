@@ -73,7 +73,9 @@ class Blocks(Training):
         x, y, kernels = self.x[: len(rows)], self.y[: len(rows)], backend("cpu")
         kernels.gather(self.rows, rows, self.mean, self.scale, x)
         kernels.xp.take(self.labels, rows, out=y, mode="clip")
-        return self._step(Tensor(x), y)
+        loss = self._step(Tensor(x), y)
+        self.optimizer.zero_grad()
+        return loss
 
     def epoch(self) -> float:
         self.model.train()
@@ -116,6 +118,7 @@ class Members:
         loss = ops.cross_entropy(self.model(Tensor(x)), y)
         loss.backward(self.ones)
         self.optimizer.step()
+        self.optimizer.zero_grad()
         return loss
 
     def reset(self, lr: float, seed: int) -> None:

@@ -49,8 +49,9 @@ from .softmax import softmax_cross_entropy
 from .threads import launch, pool
 from .updates import adam_spans, sgd_spans, squares
 
-STEPS, CHUNKS, SHARED, PIECES, FIRSTS, WHOLE, WHOLE_VALUES, REAL, REAL_VALUES, FLAGS = range(10)
-"""Entries of a plan: how many steps and chunks there are, whether chunks are shared between threads, and addresses."""
+STEPS, CHUNKS, SHARED, KEPT, PIECES, FIRSTS, WHOLE, WHOLE_VALUES, REAL, REAL_VALUES, FLAGS = range(11)
+"""Entries of a plan: how many steps and chunks there are, whether chunks are shared between threads, whether gradients
+are there after the last step, and addresses."""
 MEMBER, BEGIN, END, SPLIT, AFTER = range(5)
 PIECE = 5
 """Columns of a piece of work: the steps of a member from BEGIN to END, the cut that it is the first (SPLIT) or the
@@ -188,7 +189,7 @@ def _piece_of_work(tables: Any, numbers: Any, like: Any, plan: Any, chunk: int) 
         for c in range(firsts[1, m], firsts[1, m + 1]):
             values[real[c, 0], real[c, 1]] = real_values[k, c]
         # Only the last step may leave gradients that somebody looks at.
-        _work_through(table, values, like, k == steps - 1)
+        _work_through(table, values, like, plan[KEPT] != 0 and k == steps - 1)
     if piece[SPLIT] >= 0:
         store_at(plan[FLAGS] + 8 * piece[SPLIT], 1)
 
@@ -237,6 +238,8 @@ class Tables:
 
     Attributes:
         members: whose tables they are; [None] for a network of its own.
+        keeps_gradients: whether gradients are there after the calls; where nobody looks at them, they need not be
+            written if an update takes them at once. Read when members are chosen.
         arguments: what `run` takes; the plan among them changes when members are chosen.
     """
 
@@ -244,6 +247,7 @@ class Tables:
 
     def __init__(self, calls: dict[int | None, list[tuple[Call, Row]]], dtype: Any) -> None:
         self.members = list(calls)
+        self.keeps_gradients = True
         longest = max(map(len, calls.values()))
         self.tables = np.zeros((len(calls), longest, INTEGERS), np.int64)
         self.numbers = np.zeros((len(calls), longest, NUMBERS))
@@ -320,7 +324,8 @@ class Tables:
         shared = int(len(self.chosen) > 1)
         firsts, whole_cells, real_cells = layout.addresses
         written = [whole_cells, address_of(whole), real_cells, address_of(real)]
-        plan = [steps, len(pieces), shared, address_of(pieces), firsts, *written, address_of(flags)]
+        how = [steps, len(pieces), shared, int(self.keeps_gradients)]
+        plan = [*how, address_of(pieces), firsts, *written, address_of(flags)]
         return Room(whole, real, np.array(plan, np.int64), flags, [pieces, layout])
 
     def _pieces(self, steps: int) -> Any:

@@ -181,4 +181,7 @@ class Updates:
         loss.backward(self.seed)
         if self.trainer.clip_norm is not None:
             optim.clip_norm(self.optimizer, self.trainer.clip_norm)
-        return loss, self.optimizer.step(reg=self.trainer.reg, norms=norms)
+        measured = self.optimizer.step(reg=self.trainer.reg, norms=norms)
+        # Nobody is to look at gradients afterwards: a replay that has used them need not write them.
+        self.optimizer.zero_grad()
+        return loss, measured
