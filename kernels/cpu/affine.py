@@ -9,7 +9,7 @@ import numpy as np
 from ..interface import NO_DROPOUT, Array
 from .board import THREADS, bind, load
 from .compiling import calling_kernel, helper
-from .dots import columns_left, times_columns
+from .dots import columns_left, copy_columns, room_for_columns, times_columns
 from .memory import borrowed, flat, keep, on_stack, scratch, shaped
 from .philox import random_lanes
 from .product import (
@@ -108,10 +108,13 @@ def _finish_block(out: Array, first: int, rows: int, left: int, width: int, b: A
 
 @helper
 def _forward_chunk(
-    x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, half: int, cuts: Any, chunk: int
+    x: Array, w: Array, b: Array, epilogue: Any, out: Array, other: Array, half: int, cuts: Any, behind: Any, chunk: int
 ) -> None:
-    """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`."""
-    groups, parts, skipping, rest = cuts
+    """Some rows of a group, finished while in the cache; or one half of their sums, the second half into `other`.
+
+    behind: how many columns are left behind those of the groups, and copies of them.
+    """
+    (groups, parts, skipping), (rest, copies) = cuts, behind
     second = chunk >= groups * parts
     # All groups of some rows, then other rows: a thread finds x in its second-level cache.
     first, rows = part_of(out.shape[0], chunk // groups % parts, parts, TALL)
@@ -124,7 +127,7 @@ def _forward_chunk(
         left, width = group_of(chunk % groups, groups, columns, out)
         times(x, first, rows, w, False, left, width, begin, end, target)
     if rest > 0 and left + width == columns:
-        times_columns(x, first, rows, w, rest, begin, end, target)
+        times_columns(x, first, rows, copies, rest, begin, end, target)
         width += rest
     if half == w.shape[0]:
         _finish_block(out, first, rows, left, width, b, epilogue)
@@ -164,14 +167,17 @@ def forward(x: Array, w: Array, b: Array, epilogue: Any, out: Array) -> None:
     elif shared:
         groups = groups_of(columns - rest, out, sharing)
     parts = parts_of(rows, groups, TALL, sharing, shared)
-    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), skipping, rest
+    cuts = groups, max(parts, (rows + MOST_ROWS_A_PART - 1) // MOST_ROWS_A_PART), skipping
+    copies = scratch(room_for_columns(rest, w.shape[0], w), on_stack(w))
+    copy_columns(w, rest, copies)
     space = scratch(out.size if halved else 0, on_stack(out))
     other = shaped(space, out.shape) if halved else out
     chunks = groups * cuts[1] * (2 if halved else 1)
-    launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, half, cuts)), chunks, shared)
+    launch(bind(_forward_chunk, (x, w, b, epilogue, out, other, half, cuts, (rest, copies))), chunks, shared)
     if halved:
         parts = min(rows, CHUNKS_A_THREAD * threads)
         launch(bind(_joining_chunk, (out, other, b, epilogue, parts)), parts, True)
+    keep(copies)
     keep(other)
 
 

@@ -19,7 +19,7 @@ from ..interface import Array
 from .addresses import caller, further, publish
 from .board import DOTS32, DOTS64
 from .compiling import helper, kernel, primitive
-from .memory import flat, on_stack, scratch
+from .memory import flat
 from .tile import ACCUMULATORS, summing_loop
 from .vectors import Vector
 
@@ -128,16 +128,34 @@ def columns_left(columns: int, depth: int, like: Array) -> int:
 
 
 @helper
-def times_columns(a: Array, first: int, rows: int, b: Array, rest: int, begin: int, end: int, c: Array) -> None:
-    """``c[i, j] = sum_k a[i, k] b[k, j]`` for begin <= k < end, some rows, the last `rest` columns."""
-    depth, lanes, left = end - begin, _lanes(c), c.shape[1] - rest
-    pitch = (depth + lanes - 1) // lanes * lanes
-    copies, values, row = scratch(2 * pitch, on_stack(c)), flat(b), b.shape[1]
-    one, other = copies[:depth], copies[pitch : pitch + depth]
-    for j in range(left, left + rest, 2):
-        columns = min(2, left + rest - j)
-        place, beside = begin * row + j, columns - 1
+def room_for_columns(rest: int, depth: int, like: Array) -> int:
+    """Elements of room for copies of so many columns: each begins on a cache line if the room does."""
+    lanes = _lanes(like)
+    return int(rest * ((depth + lanes - 1) // lanes * lanes))
+
+
+@helper
+def copy_columns(b: Array, rest: int, copies: Array) -> None:
+    """The last `rest` columns of b, each end to end."""
+    (depth, row), values = b.shape, flat(b)
+    pitch = room_for_columns(1, depth, b)
+    for j in range(0, rest, 2):
+        # Neighbours are on one cache line, as a rule.
+        other = min(j + 1, rest - 1)
+        place, beside = row - rest + j, row - rest + other
+        one, two = copies[j * pitch : j * pitch + depth], copies[other * pitch : other * pitch + depth]
         for k in range(depth):
-            one[k], other[k] = values[place + k * row], values[place + beside + k * row]
-        numbers = a.shape[1], pitch, depth, c.shape[1], rows, columns
-        _call((a, copies, c), (first * a.shape[1] + begin, 0, first * c.shape[1] + j), numbers)
+            one[k], two[k] = values[place + k * row], values[beside + k * row]
+
+
+@helper
+def times_columns(a: Array, first: int, rows: int, copies: Array, rest: int, begin: int, end: int, c: Array) -> None:
+    """``c[i, j] = sum_k a[i, k] b[k, j]`` for begin <= k < end, some rows, the last `rest` columns.
+
+    copies: of these columns, by `copy_columns`.
+    """
+    pitch = room_for_columns(1, a.shape[1], c)
+    for j in range(0, rest, 2):
+        numbers = a.shape[1], pitch, end - begin, c.shape[1], rows, min(2, rest - j)
+        place = (first + 1) * c.shape[1] - rest + j
+        _call((a, copies, c), (first * a.shape[1] + begin, j * pitch + begin, place), numbers)

@@ -140,7 +140,8 @@ def _turns_in_registers(dw: Array, update: Any) -> bool:
     """Whether squares of the transpose of dW are turned and used in registers; if not, whole rows are, in memory.
 
     The squares take a part of each row. Where vectors are as long as a cache line and rows are not whole lines, nearly
-    every part crosses one: steps of 34 to 250 columns took 2 to 5 % longer. Wider rows do not lie end to end.
+    every part crosses one: steps of 34 to 100 columns took 2 to 6 % longer, of 200 as long. Parts of rows that are
+    wider than `COLUMNS_AT_ONCE` do not lie end to end.
     """
     _, early, wanted, (_, _, momentum, _) = update
     columns = dw.shape[1]
