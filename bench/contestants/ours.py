@@ -17,7 +17,7 @@ from tinygrad_cr.kernels import backend
 from tinygrad_cr.random import member_generators
 from tinygrad_cr.tape import each_member
 from tinygrad_cr.train.callbacks import STEPS_BETWEEN_OBSERVATIONS as STEPS_A_CALL
-from tinygrad_cr.train.updates import SHARED_BYTES
+from tinygrad_cr.train.updates import shared_steps
 
 
 class Training:
@@ -98,8 +98,7 @@ class Members:
         self.optimizer = optim.SGD(self.model, lr=LEARNING_RATE, momentum=MOMENTUM)
         self.batches = data.Batches(data.Dataset(inputs.x, inputs.y), task.batch)
         self.rows, self.labels, self.mean, self.scale = self.batches.source()
-        fitting = max(1, min(STEPS_A_CALL, SHARED_BYTES // (4 * task.batch * task.sizes[0])))
-        minibatches = fitting if shared else task.members
+        minibatches = shared_steps(4 * task.batch * task.sizes[0]) if shared else task.members
         self.x = backend("cpu").empty((minibatches, task.batch, task.sizes[0]), np.float32)
         self.y = np.empty((minibatches, task.batch), np.int64)
         self.ones = np.ones(task.members, np.float32)
