@@ -474,17 +474,22 @@ def copied_afterwards(optimizer: optim.SGD) -> None:
     xp.multiply(xp.asarray(1.0, gradients.dtype), gradients, out=optimizer.velocity)
 
 
-def steps_with(finish: Callable[[optim.SGD], Any], way: str) -> tuple[NDArray[Any], ...]:
-    """Parameters, velocity, gradients that can be seen and results after five steps that end like this."""
+def nothing(optimizer: optim.SGD) -> None: ...
+
+
+def steps_with(
+    finish: Callable[[optim.SGD], Any], way: str, begin: Callable[[optim.SGD], Any] = nothing
+) -> tuple[NDArray[Any], ...]:
+    """Parameters, velocity, gradients that can be seen and results after five steps that begin and end like this."""
     model = nn.MLP([6, 5, 4, 3], generator=0)
     optimizer = optim.SGD(model, lr=0.1, momentum=0.9)
 
     def step(x: Any, y: Any) -> Any:
+        seen = begin(optimizer)
         optimizer.zero_grad()
         loss = ops.cross_entropy(model(Tensor(x)), y)
         loss.backward()
-        found = finish(optimizer)
-        return loss if found is None else (loss, found)
+        return loss, *(found for found in (seen, finish(optimizer)) if found is not None)
 
     x = np.random.default_rng(0).normal(size=(5, 8, 6)).astype("float32")
     y = np.arange(40).reshape(5, 8) % 3
@@ -507,12 +512,26 @@ def test_a_replay_updates_weights_early_only_where_nothing_else_touches_them(fin
         np.testing.assert_array_equal(replayed, eager)
 
 
+@pytest.mark.parametrize("way", ["call", "scan"])
+def test_a_step_may_begin_with_the_gradients_of_the_last_one(way: str) -> None:
+    def copied(optimizer: optim.SGD) -> NDArray[Any]:
+        gradients, xp = optimizer.flat.gradients, optimizer.flat.backend.xp
+        copy: NDArray[Any] = xp.empty(gradients.shape, gradients.dtype)
+        xp.multiply(xp.asarray(1.0, gradients.dtype), gradients, out=copy)
+        return copy
+
+    ways = (steps_with(optim.SGD.step, each, copied) for each in (way, "eager"))
+    for replayed, eager in zip(*ways, strict=True):
+        np.testing.assert_array_equal(replayed, eager)
+
+
 def forgotten(optimizer: optim.SGD) -> None:
     optimizer.step()
     optimizer.zero_grad()
 
 
 def shown_and_forgotten(optimizer: optim.SGD) -> Tensor:
+    """A result that is a part of other memory: `scan` makes these steps one by one."""
     optimizer.step()
     shown = Tensor(optimizer.flat.gradients)
     optimizer.zero_grad()
@@ -523,6 +542,24 @@ def shown_and_forgotten(optimizer: optim.SGD) -> Tensor:
 @pytest.mark.parametrize("finish", [forgotten, shown_and_forgotten])
 def test_a_step_may_forget_its_gradients_at_the_end(finish: Any, way: str) -> None:
     for replayed, eager in zip(steps_with(finish, way), steps_with(finish, "eager"), strict=True):
+        np.testing.assert_array_equal(replayed, eager)
+
+
+def test_gradients_in_a_list_are_there_though_the_step_forgets_them() -> None:
+    found = []
+    for wrap in (tinygrad_cr.compile, lambda fn: fn):
+        training = Training(dropout=0.0)
+
+        def step(x: Any, y: Any, training: Training = training) -> tuple[Tensor, list[Any]]:
+            loss = training.step(Tensor(x), y)
+            gradients = [parameter.grad for parameter in training.model.parameters()]
+            training.optimizer.zero_grad()
+            return loss, gradients
+
+        run = wrap(step)
+        run(X, Y)
+        found.append([np.array(gradient) for gradient in run(X, Y)[1]])
+    for replayed, eager in zip(*found, strict=True):
         np.testing.assert_array_equal(replayed, eager)
 
 

@@ -31,9 +31,9 @@ class compile:
 
     Args:
         fn: takes tensors, arrays and plain values, returns a tensor, a tuple of them, or None. A whole training step
-            is such a function: zero_grad, forward, backward and ``optimizer.step()``. One that ends with another
-            zero_grad takes less time: gradients that nobody can look at afterwards are used where they are computed,
-            and not written.
+            is such a function: zero_grad, forward, backward and ``optimizer.step()``. If it ends with
+            another zero_grad, gradients that an update has used at once are not written, which saves time; the buffer
+            ``optimizer.flat.gradients`` then holds nothing in particular.
         in_place: capture tensor and array arguments by reference: the caller passes the same arrays each time, filled
             anew. Otherwise they are copied in.
 

@@ -59,6 +59,17 @@ def arrays_of(value: Any) -> list[Array]:
     return [value] if is_array(value) else []
 
 
+def holds_only_arrays(result: Any) -> bool:
+    """Whether `arrays_of` finds every array in a result: no list, dictionary or object of another kind is in it.
+
+    >>> holds_only_arrays((Tensor([1.0]), None, 0.5)), holds_only_arrays([np.zeros(1)])
+    (True, False)
+    """
+    if isinstance(result, tuple):
+        return all(map(holds_only_arrays, result))
+    return result is None or isinstance(result, Tensor | bool | int | float | str) or is_array(result)
+
+
 def rebuilt(result: Any, arrays: Iterator[Array]) -> Any:
     """A result of that structure, made of these arrays."""
     if isinstance(result, tuple):

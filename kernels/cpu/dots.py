@@ -48,7 +48,7 @@ def _make_dots(rows: int, columns: int) -> Any:
                 return vector.load(builder.gep(base, [k]))
 
             def rest(base: Any, k: Any) -> Any:
-                # Nothing may be left. A load of nothing takes 0.1 us where there is no memory.
+                # There may be nothing left. A load of nothing takes 0.1 us where there is no memory.
                 place = builder.select(builder.icmp_signed("<", k, depth), builder.gep(base, [k]), base)
                 return vector.load(place, mask)
 

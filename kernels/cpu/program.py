@@ -396,8 +396,8 @@ def _update_early(table: Any, numbers: Any, s: int, calls: list[Call]) -> tuple[
     """Let gradients that row s uses update their weights as they are computed; spans less theirs, and l2, for row s.
 
     That is allowed where no call between the two touches the weights or their velocity, in whatever larger or smaller
-    piece, and none but the two the gradient, which need not be written then. Where updates are measured, it has to be
-    seen afterwards what they were: in the velocity.
+    piece, and no other call at all touches the gradient, since it may not be written. Where updates are measured, it
+    has to be seen afterwards what they were: in the velocity.
     """
     *buffers, spans, l2 = calls[s][1][:5]
     left, l2 = np.array(spans, order="C"), np.ascontiguousarray(l2)

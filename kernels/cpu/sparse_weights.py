@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..aligned import LINE_BYTES
 from ..interface import Array
 from .board import THREADS, bind, load
 from .compiling import helper
@@ -29,7 +30,7 @@ from .sparse import (
 )
 from .threads import launch
 from .updates import step_block, step_turned_block
-from .vectors import REGISTERS, lanes_of
+from .vectors import REGISTERS, VECTOR_BYTES, lanes_of
 
 TURNING = 8 if REGISTERS == 32 else 6
 """Samples whose sums take as long as transposing the result, with AVX-512 and without."""
@@ -139,13 +140,13 @@ def _sparse_x_chunk(turned: Any, dy: Array, dw: Array, w: Array, update: Any, pa
 def _turns_in_registers(dw: Array, update: Any) -> bool:
     """Whether squares of the transpose of dW are turned and used in registers; if not, whole rows are, in memory.
 
-    The squares take a part of each row. Where vectors are as long as a cache line and rows are not whole lines, nearly
-    every part crosses one: steps of 34 to 100 columns took 2 to 6 % longer, of 200 as long. Parts of rows that are
-    wider than `COLUMNS_AT_ONCE` do not lie end to end.
+    A square updates a part of each of its rows. Where vectors are as long as a cache line and rows are not whole lines,
+    nearly every part crosses one: steps of 34 to 100 columns took 2 to 6 % longer than with the rows in memory, of 200
+    as long. Rows wider than `COLUMNS_AT_ONCE` come in parts, which do not lie end to end there.
     """
     _, early, wanted, (_, _, momentum, _) = update
     columns = dw.shape[1]
-    fits = REGISTERS != 32 or columns % lanes_of(dw) == 0 or columns > COLUMNS_AT_ONCE
+    fits = VECTOR_BYTES < LINE_BYTES or columns % lanes_of(dw) == 0 or columns > COLUMNS_AT_ONCE
     return bool(early and not wanted and momentum != 0 and fits)
 
 

@@ -105,8 +105,8 @@ def step_block(w: Array, update: Any, rows: Any, columns: Any, found: Array, beg
 def step_turned_block(w: Array, update: Any, rows: Any, columns: Any, found: Array) -> None:
     """`step_block` of a block of w, whose gradient is turned in registers.
 
-    found: the transpose of it, with room for whole squares. The block in memory, turned and then read again, took a
-    quarter longer, and the place of others in the second-level cache.
+    found: the transpose of it, with room for whole squares. Where rows are whole lines, the block in memory, turned and
+    then read again, took a quarter longer, and the place of others in the second-level cache.
     """
     velocity, _, _, rates = update
     weights, speed, gradient, lanes = flat(w), flat(velocity), flat(found), lanes_of(w)

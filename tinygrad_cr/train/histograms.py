@@ -59,7 +59,7 @@ class Histograms(Callback):
         def see(name: str, layer: Module, x: Tensor, y: Tensor) -> None:
             self._add(row, "activation", name, y.data)
 
-        # Gradients left by the last update are of no use to anybody: each update begins by clearing them.
+        # Updates leave no gradients, but somebody else may have.
         self.model.zero_grad()
         with evaluation(self.model, recording=True):
             with observed(self.model, see):
