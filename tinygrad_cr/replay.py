@@ -9,7 +9,7 @@ import numpy as np
 
 from tinygrad_cr.kernels import Array, fuse, owns
 from tinygrad_cr.live import Live, read_steps
-from tinygrad_cr.structure import arrays_of, detached, holds_only_arrays, rebuilt
+from tinygrad_cr.structure import arrays_are_found, arrays_of, detached, rebuilt
 from tinygrad_cr.tape import Leaf
 from tinygrad_cr.tensor import Tensor
 
@@ -72,7 +72,7 @@ class HostReplay:
         """Whether gradients can be looked at after the calls; not if the function ends with `zero_grad`."""
         places = [leaf.grad_view for leaf, _ in self.grads if leaf.grad_view is not None]
         shown = any(np.may_share_memory(array, place) for array in self._arrays for place in places)
-        shown |= not holds_only_arrays(self.result)
+        shown |= not arrays_are_found(self.result)
         return shown or any(grad is not None for _, grad in self.grads)
 
     def choose(self, active: Any) -> None:

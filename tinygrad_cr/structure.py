@@ -59,14 +59,14 @@ def arrays_of(value: Any) -> list[Array]:
     return [value] if is_array(value) else []
 
 
-def holds_only_arrays(result: Any) -> bool:
+def arrays_are_found(result: Any) -> bool:
     """Whether `arrays_of` finds every array in a result: no list, dictionary or object of another kind is in it.
 
-    >>> holds_only_arrays((Tensor([1.0]), None, 0.5)), holds_only_arrays([np.zeros(1)])
+    >>> arrays_are_found((Tensor([1.0]), None, 0.5)), arrays_are_found([np.zeros(1)])
     (True, False)
     """
     if isinstance(result, tuple):
-        return all(map(holds_only_arrays, result))
+        return all(map(arrays_are_found, result))
     return result is None or isinstance(result, Tensor | bool | int | float | str) or is_array(result)
 
 
